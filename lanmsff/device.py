@@ -1,0 +1,50 @@
+"""Where and in which precision the network runs."""
+
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device by that name; "auto" is the first CUDA GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used ({reason}); try 'auto'") from None
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """ "auto" is bfloat16 where the hardware multiplies it, else float32."""
+    if name not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    # oneDNN also runs bfloat16 on CPUs without instructions for it, several times slower
+    fast = device.type == "cpu" and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+    return "bfloat16" if fast else "float32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """The context for a forward pass in `precision` ("float32" or "bfloat16")."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def to_device(x: Tensor | nn.Module, device: torch.device) -> Tensor | nn.Module:
+    """Move images or a network to `device`, in the layout that its convolutions are fast in."""
+    return x.to(device, memory_format=torch.channels_last)

@@ -1,0 +1,131 @@
+"""Scores of a network on a prepared set, each with its interval, in total and on what matters.
+
+An accuracy alone hides the classes that fail, the test images that were in training, and the faces
+that are turned. So a report has them apart.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lanmsff.augment import resize, to_float
+from lanmsff.data import FaceSet
+from lanmsff.device import autocast, to_device
+
+BATCH_SIZE = 128
+
+
+def predict(
+    model: nn.Module,
+    images: Tensor,
+    device: torch.device,
+    precision: str = "float32",
+    progress: bool = False,
+) -> Tensor:
+    """Logits of faces.
+
+    Args:
+        model: takes (N, 1, 64, 64) in [0, 1]; is moved to `device`, and left in the mode (training
+            or evaluation) in which it came.
+        images: uint8 (N, H, W), any size.
+
+    Returns:
+        float32 (N, K) on the CPU.
+    """
+    to_device(model, device)
+    training = model.training
+    model.eval()
+    batches = images.split(BATCH_SIZE)
+    logits = []
+    try:
+        with torch.inference_mode(), autocast(device, precision):
+            for batch in tqdm(batches, unit="batch", desc="scoring", disable=not progress):
+                faces = to_float(resize(batch.to(device)))
+                logits.append(model(to_device(faces, device)).float().cpu())
+    finally:
+        model.train(training)
+    return torch.cat(logits) if logits else torch.empty(0)
+
+
+def accuracy_interval(correct: int, total: int) -> tuple[float, float]:
+    """95 % Wilson score interval of an accuracy (Wilson 1927), in [0, 1]."""
+    interval = binomtest(correct, total).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def score(logits: Tensor, labels: np.ndarray, classes: list[str]) -> dict[str, Any]:
+    """Scores of N faces.
+
+    Args:
+        logits: float (N, K).
+        labels: int (N,), indices into `classes`.
+        classes: K names.
+
+    Returns:
+        Fractions in [0, 1]: `n`, `correct`, `accuracy`, `accuracy_95` (low, high), `macro_f1` (mean
+        over the classes that occur in `labels`), `loss` (mean cross-entropy, nats), `per_class`
+        (precision, recall, f1, support) and `confusion` (row = true class, column = predicted).
+    """
+    predicted = logits.argmax(1).numpy()
+    correct = int((predicted == labels).sum())
+    every = range(len(classes))
+    columns = precision_recall_fscore_support(
+        labels, predicted, labels=every, average=None, zero_division=0.0
+    )
+    precision, recall, f1, support = (column.tolist() for column in columns)
+    return {
+        "n": len(labels),
+        "correct": correct,
+        "accuracy": correct / len(labels),
+        "accuracy_95": accuracy_interval(correct, len(labels)),
+        "macro_f1": float(np.mean([f for f, n in zip(f1, support) if n])),
+        "loss": F.cross_entropy(logits, torch.from_numpy(labels)).item(),
+        "per_class": {
+            name: {"precision": precision[k], "recall": recall[k], "f1": f1[k], "n": support[k]}
+            for k, name in enumerate(classes)
+        },
+        "confusion": confusion_matrix(labels, predicted, labels=every).tolist(),
+    }
+
+
+def subsets(faces: FaceSet) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and masks (N,) of the parts of a set that are scored apart, where it marks them.
+
+    All faces, the members of Pose-FERPlus beyond 30 and 45 degrees and of Occlusion-FERPlus, and
+    each of these without the leaked images, those that also stand in an earlier split.
+    """
+    parts = {"all": np.ones(len(faces), bool)}
+    for mark in ("pose30", "pose45", "occlusion"):
+        if mark in faces.columns:
+            parts[mark] = faces.columns[mark]
+    for name, mask in parts.items():
+        yield name, mask
+        if faces.leaked_from is not None:
+            yield f"{name}_without_leaked", mask & (faces.leaked_from == "")
+
+
+def evaluate(faces: FaceSet, logits: Tensor) -> dict[str, Any]:
+    """The `score` of every part of `faces` that is not empty, by name; see `subsets`.
+
+    Args:
+        faces: N faces, usually one split.
+        logits: float (N, K), of these faces in their order.
+
+    Raises:
+        ValueError: `logits` does not have a row for each face and a column for each class.
+    """
+    wanted = (len(faces), len(faces.classes))
+    if tuple(logits.shape) != wanted:
+        raise ValueError(f"logits have shape {tuple(logits.shape)}, the faces need {wanted}")
+    return {
+        name: score(logits[torch.from_numpy(mask)], faces.labels[mask], faces.classes)
+        for name, mask in subsets(faces)
+        if mask.any()
+    }

@@ -1,0 +1,73 @@
+"""The JSON records that runs leave behind, and the environment that they ran in."""
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lanmsff.data import replacing
+
+PACKAGES = ("torch", "numpy", "safetensors", "scikit-learn")
+
+
+def package_version() -> str:
+    """The installed version of this package; "source" where it runs without being installed."""
+    try:
+        return version("lanmsff")
+    except PackageNotFoundError:
+        return "source"
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree, with "+changes" if it differs; None outside of git."""
+
+    def git(*words: str) -> str:
+        here = Path(__file__).parent
+        command = ["git", "-C", str(here), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit + ("+changes" if git("status", "--porcelain", "--", "..") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def environment(device: torch.device, precision: str) -> dict[str, Any]:
+    """What a figure depends on besides its seed: versions, device, threads, precision, commit."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "lanmsff": package_version(),
+        "commit": git_commit(),
+        "device": device_name(device),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """A device in words: "NVIDIA H200", or "CPU x86_64, 2 cores"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{device.type.upper()} {platform.machine()}, {cores} cores"
+
+
+def write_record(path: str | Path, record: dict[str, Any]) -> None:
+    """Write `record` as JSON, aside first and then moved into place."""
+    with replacing(path) as aside:
+        aside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """Read a JSON record; `ValueError` names the file if it is not one."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not a JSON record ({error})") from None

@@ -1,0 +1,125 @@
+"""Weights on disk: safetensors with everything that is needed to use them, and never a pickle.
+
+Class order and pixel scaling are part of a model: the same file read with the classes in another
+order, or fed with other pixel values, is right a third of the time. So both travel in the header,
+as one JSON text under the key `lanmsff`:
+
+    config      arguments of `LANMSFF` (a drawn permutation is among the tensors)
+    classes     class names in the order of the logits
+    image       side in pixels, channels, and the values that pixels have
+    recipe, dataset, accuracy, version, commit ...   where the weights come from
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lanmsff.data import replacing
+from lanmsff.model import LANMSFF
+from lanmsff.results import package_version
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+IMAGE = {"side": 64, "channels": 1, "values": "[0, 1], bytes divided by 255"}
+HEADER = "lanmsff"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network as read from disk: the model (in evaluation mode, on the CPU) and its header."""
+
+    model: LANMSFF
+    info: dict[str, Any]
+
+    @property
+    def classes(self) -> list[str]:
+        return self.info["classes"]
+
+
+def save_weights(
+    model: LANMSFF, path: str | Path, classes: list[str], origin: dict[str, Any]
+) -> None:
+    """Write `model` to `path` (.safetensors), aside first and then moved into place.
+
+    Args:
+        classes: class names in the order of the logits.
+        origin: where the weights come from, JSON values; goes into the header as it is.
+
+    Raises:
+        ValueError: the number of classes is not the model's.
+    """
+    if len(classes) != model.config["num_classes"]:
+        raise ValueError(f"{len(classes)} class names for {model.config['num_classes']} logits")
+    info = {
+        **origin,
+        "config": model.config,
+        "classes": list(classes),
+        "image": IMAGE,
+        "version": package_version(),
+    }
+    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(path) as aside:
+        save_file(tensors, aside, metadata={HEADER: json.dumps(info)})
+
+
+def load_weights(path: str | Path, classes: list[str] | None = None) -> Weights:
+    """Read what `save_weights` wrote.
+
+    Args:
+        path: a `.safetensors` file, the folder of a training run (its best weights), or the name
+            of weights that come with the package (`pretrained_names()`).
+        classes: class names, in order, of the data that the network is to be used on.
+
+    Raises:
+        FileNotFoundError: nothing by that name.
+        ValueError: not weights of this package, or weights for other classes than `classes`.
+    """
+    path = find_weights(path)
+    try:
+        with safe_open(path, "pt") as file:
+            header = (file.metadata() or {}).get(HEADER)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a safetensors file ({error}); no other is read") from None
+    if header is None:
+        raise ValueError(f"{path}: safetensors without the header '{HEADER}': not our weights")
+    try:
+        info = json.loads(header)
+        model = LANMSFF(**info["config"])
+        model.load_state_dict(tensors)
+        side, names = info["image"], info["classes"]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: header and tensors are no LANMSFF ({reason})") from None
+    if side != IMAGE or len(names) != model.config["num_classes"]:
+        raise ValueError(f"{path}: header does not fit: image {side}, classes {names}")
+    if classes is not None and list(classes) != names:
+        raise ValueError(
+            f"{path}: weights for the classes {', '.join(names)}; "
+            f"the data has {', '.join(classes)}"
+        )
+    return Weights(model.eval(), info)
+
+
+def find_weights(name: str | Path) -> Path:
+    """The file meant by a path, a run's folder or the name of shipped weights."""
+    path = Path(name)
+    if path.is_dir():
+        path = path / "best.safetensors"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no weights yet: let the run finish its first epoch")
+    if path.is_file():
+        return path
+    shipped = PRETRAINED / f"{name}.safetensors"
+    if shipped.is_file():
+        return shipped
+    known = ", ".join(pretrained_names()) or "none"
+    raise FileNotFoundError(f"{name}: no such file, run or shipped weights (shipped: {known})")
+
+
+def pretrained_names() -> list[str]:
+    """Names of the weights that come with the package."""
+    return sorted(path.stem for path in PRETRAINED.glob("*.safetensors"))
