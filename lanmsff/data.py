@@ -218,7 +218,7 @@ class FaceSet:
         if self.target is not None:
             if self.target.shape[1] != k:
                 raise DataError(f"target has {self.target.shape[1]} columns for {k} classes")
-            off = np.abs(self.target.sum(1) - 1) > 1e-4
+            off = ~(np.abs(self.target.sum(1) - 1) <= 1e-4)  # true for NaN too
             _refuse(self.target, off | (self.target < 0).any(1), "target", "a distribution")
             _refuse(self.labels, self.labels != self.target.argmax(1), "label", "argmax of target")
         if self.votes is not None and self.votes.shape[1] != 10:

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from lanmsff.augment import VARIANTS, PaperVariants, resize
+from lanmsff.augment import OfflineVariants, OnlineVariants, resize
 from lanmsff.data import FaceSet, replacing
 from lanmsff.device import autocast, to_device
 from lanmsff.evaluate import predict
@@ -111,7 +111,11 @@ class Run:
             threshold=self.recipe.plateau_min_delta,
             threshold_mode="abs",
         )
-        self.images = PaperVariants(resize(torch.from_numpy(train.images).to(device)), seed)
+        images = resize(torch.from_numpy(train.images).to(device))
+        if self.recipe.augmentation == "offline":
+            self.images = OfflineVariants(images, seed)
+        else:
+            self.images = OnlineVariants(images)
         self.labels = torch.from_numpy(train.labels).to(device)
         self.val_images = resize(torch.from_numpy(val.images))
         self.val_labels = torch.from_numpy(val.labels)
@@ -194,10 +198,10 @@ class Run:
                     saved = time.monotonic()
 
     def _train_step(self, items: Tensor) -> None:
-        images = to_device(self.images.batch(items), self.device)
-        labels = self.labels[items // VARIANTS]
+        images, faces = self.images.batch(items)
+        labels = self.labels[faces]
         with autocast(self.device, self.precision):
-            logits = self.model(images)
+            logits = self.model(to_device(images, self.device))
         loss = F.cross_entropy(logits.float(), labels)
         self.optimizer.zero_grad()
         loss.backward()
