@@ -1,0 +1,38 @@
+"""`python -m data_prep COMMAND`: one command for each data set, and one that downloads."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from data_prep import download, fer2013, ferplus
+from lanmsff.data import DataError
+
+DESCRIPTION = "Prepare data sets for lanmsff: check, clean, split and record them."
+COMMANDS = (fer2013, ferplus, download)  # each: add_parser(subparsers), run(args)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; 0 when done, 2 with one line on stderr for bad input, 130 for Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m data_prep", description=DESCRIPTION)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    args = parser.parse_args(argv)
+    try:
+        args.run(args)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("error: stopped; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Fixtures for more than one file: data beside the checkout (or skip), and a made-up set."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lanmsff.data import FaceSet
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """`shared("data/fer2013/labels.csv")` is that path, or skips and names the missing file."""
+
+    def path(name: str) -> Path:
+        found = SHARED / name
+        if not found.exists():
+            pytest.skip(f"needs ../shared/{name}, which is not beside this checkout")
+        return found
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def fer2013_raw(shared, tmp_path_factory) -> Path:
+    """A folder with the real fer2013.csv, the FERPlus votes and the three lists."""
+    script = shared("data/fer2013/unpack.py")
+    folder = tmp_path_factory.mktemp("fer2013")
+    subprocess.run([sys.executable, script, folder], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_faces():
+    """`toy_faces(train=4, val=4, test=9)` is a made-up FaceSet of three classes, 48x48 pixels.
+
+    A class is a bright band across noise, at the top, in the middle or at the bottom. Two of the
+    test faces are marked as leaked, three as beyond 30 degrees.
+    """
+
+    def make(train: int = 4, val: int = 4, test: int = 9, seed: int = 0) -> FaceSet:
+        rng = np.random.default_rng(seed)
+        n = train + val + test
+        labels = rng.integers(0, 3, n)
+        images = rng.integers(0, 128, (n, 48, 48), dtype=np.uint8)
+        for image, label in zip(images, labels):
+            image[16 * label : 16 * label + 16] += 100
+        split = np.repeat(["train", "val", "test"], [train, val, test])
+        number = np.arange(n) - train - val  # among the test faces
+        return FaceSet(
+            images=images,
+            labels=labels,
+            split=split,
+            name=np.array([f"toy{row:03}" for row in range(n)]),
+            leaked_from=np.select([number == 0, number == 1], ["train", "val"], ""),
+            pose30=(number >= 0) & (number < 3),
+            meta={"dataset": "toy", "rule": "none", "classes": ["sad", "glad", "calm"],
+                  "sources": {"nothing": "00"}},
+        )  # fmt: skip
+
+    return make
