@@ -101,7 +101,8 @@ def chapters(root: Path = ROOT) -> list[str]:
 def fingerprint(root: Path, name: str, profile: str, data_dir: Path) -> str:
     """Return a hash over everything that the outputs of a chapter depend on."""
     digest = hashlib.sha256()
-    for part in (profile, os.path.relpath(data_dir, root), platform.python_version(), version("torch")):
+    data_name = os.path.relpath(data_dir, root)
+    for part in (profile, data_name, platform.python_version(), version("torch")):
         digest.update(part.encode() + b"\0")
     files = [root / f"{name}.md", *data_dir.glob("*")]
     files += [file for pattern in SOURCES for file in root.glob(pattern)]

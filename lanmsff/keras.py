@@ -48,13 +48,15 @@ def load_keras_weights(model: LANMSFF, path: str | Path) -> LANMSFF:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     saved = _saved_layers(path)
-    pairs: list[tuple[Tensor, np.ndarray]] = []
-    for kind, layers in _model_layers(model).items():
-        if len(saved.get(kind, [])) != len(layers):
+    ours = _model_layers(model)
+    for kind in ours | saved:
+        if len(saved.get(kind, [])) != len(ours.get(kind, [])):
             raise ValueError(
                 f"{path}: not LANMSFF's weights: {len(saved.get(kind, []))} layers of class "
-                f"{kind}, this model needs {len(layers)}"
+                f"{kind}, this model needs {len(ours.get(kind, []))}"
             )
+    pairs: list[tuple[Tensor, np.ndarray]] = []
+    for kind, layers in ours.items():
         for (name, arrays), targets in zip(saved[kind], layers, strict=True):
             shapes = [array.shape for array in arrays]
             wanted = [_keras_shape(target) for target in targets]
@@ -82,7 +84,7 @@ def _saved_layers(path: Path) -> dict[str, list[tuple[str, list[np.ndarray]]]]:
                 for name, group in file["layers"].items()
                 if len(group.get("vars", ()))
             }
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a Keras weights file (.weights.h5): {error}") from None
     by_class: dict[str, list[tuple[int, str, list[np.ndarray]]]] = {}
     for name, arrays in layers.items():

@@ -38,6 +38,7 @@ from lanmsff.weights import save_weights
 
 CHECKPOINT, BEST, LAST = "checkpoint.safetensors", "best.safetensors", "last.safetensors"
 RECORD = "record.json"
+MAX_SEED = 2**32
 CHECKPOINT_SECONDS = 60  # at most this much work is lost; one checkpoint takes about 0.05 s
 
 
@@ -75,6 +76,8 @@ class Run:
         resume: bool = False,
         **model_options: Any,
     ):
+        if not 0 <= seed < MAX_SEED:
+            raise RunError(f"seed must lie in 0 .. {MAX_SEED - 1}, got {seed}")
         self.out = Path(out)
         self.recipe = RECIPES[recipe]
         self.epochs = epochs or self.recipe.epochs
@@ -110,6 +113,7 @@ class Run:
             patience=self.recipe.plateau_patience,
             threshold=self.recipe.plateau_min_delta,
             threshold_mode="abs",
+            eps=0.0,  # however small, a reduction is made, as in Keras
         )
         images = resize(torch.from_numpy(train.images).to(device))
         if self.recipe.augmentation == "offline":
@@ -150,9 +154,11 @@ class Run:
         """Run epochs until the recipe is done and return the record.
 
         Raises:
-            RunError: the loss is not finite; the last good checkpoint stays.
+            RunError: loss or weights are not finite; the last good checkpoint stays.
         """
         self.out.mkdir(parents=True, exist_ok=True)
+        for left_by_a_kill in self.out.glob(".*.part"):
+            left_by_a_kill.unlink()
         self._started = time.monotonic() - self.seconds
         while not self.finished:
             self._train_epoch(progress)
@@ -188,16 +194,18 @@ class Run:
         saved = time.monotonic()
         with bar:
             for items in batches[self.step :]:
-                self._train_step(items)
+                self.train_step(items)
                 self.step += 1
-                if bar.update(len(items)):  # true when the bar is drawn: read the device only then
+                drawn = bar.update(len(items))
+                if drawn or self.step == len(batches):  # read the device only then
                     loss, accuracy = self._means()
                     bar.set_postfix(loss=f"{loss:.3f}", acc=f"{accuracy:.3f}", refresh=False)
                 if time.monotonic() - saved > CHECKPOINT_SECONDS:
                     self._save_checkpoint()
                     saved = time.monotonic()
 
-    def _train_step(self, items: Tensor) -> None:
+    def train_step(self, items: Tensor) -> None:
+        """One step of the optimizer on `items`, int64 (B,) on the device, of `self.images`."""
         images, faces = self.images.batch(items)
         labels = self.labels[faces]
         with autocast(self.device, self.precision):
@@ -215,6 +223,8 @@ class Run:
         loss, accuracy = self._means()
         logits = predict(self.model, self.val_images, self.device, self.precision)
         val_loss = F.cross_entropy(logits, self.val_labels).item()
+        if not math.isfinite(val_loss):
+            raise self._broken(f"the validation loss is {val_loss}")
         val_accuracy = (logits.argmax(1) == self.val_labels).double().mean().item()
         epoch = {
             "epoch": self.epoch + 1,
@@ -248,11 +258,12 @@ class Run:
         done = max(1, min(self.step * self.recipe.batch_size, len(self.images)))
         loss, accuracy = (self.sums / done).tolist()
         if not math.isfinite(loss):
-            raise RunError(
-                f"{self.out}: the loss is {loss} in epoch {self.epoch + 1}, step {self.step}; "
-                f"the last good checkpoint is kept"
-            )
+            raise self._broken(f"the loss is {loss}")
         return loss, accuracy
+
+    def _broken(self, what: str) -> RunError:
+        where = f"epoch {self.epoch + 1}, step {self.step}"
+        return RunError(f"{self.out}: {what} in {where}; the last good checkpoint is kept")
 
     def _generator(self, epoch: int) -> torch.Generator:
         """Of the order of the images in one epoch; independent of every other draw."""
@@ -264,13 +275,16 @@ class Run:
         return self.seconds
 
     def _save_checkpoint(self) -> None:
-        self._means()  # a broken state is never saved
+        self._means()  # raises if the loss is not finite
         self._clock()
         state = self.optimizer.state_dict()
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for index, moments in state["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
         tensors["sums"] = self.sums
+        # the loss was that of the weights before the last step: look at those of now
+        if not all(value.isfinite().all() for value in tensors.values()):
+            raise self._broken("a weight is not finite")
         tensors["rng.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
@@ -296,14 +310,15 @@ class Run:
         try:
             with safe_open(path, "pt") as file:
                 header = json.loads(file.metadata()["run"])
+                asked_then = header["asked"]
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
             raise RunError(f"{path}: not a whole checkpoint ({error}); remove it") from None
         asked = json.loads(json.dumps(self.asked))
-        for key in asked | header["asked"]:
-            if asked.get(key) != header["asked"].get(key):
+        for key in asked | asked_then:
+            if asked.get(key) != asked_then.get(key):
                 raise RunError(
-                    f"{self.out}: this run has {key} {header['asked'].get(key)}, "
+                    f"{self.out}: this run has {key} {asked_then.get(key)}, "
                     f"asked is {asked.get(key)}; name another folder"
                 )
         return header, tensors
@@ -329,5 +344,5 @@ class Run:
         self.seconds = header["seconds"]
         self.sums = tensors["sums"].to(self.device)
         torch.set_rng_state(tensors["rng.cpu"])
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and "rng.cuda" in tensors:  # not in one begun on a CPU
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)

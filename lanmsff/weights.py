@@ -13,6 +13,7 @@ as one JSON text under the key `lanmsff`:
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -90,11 +91,11 @@ def load_weights(path: str | Path, classes: list[str] | None = None) -> Weights:
         info = json.loads(header)
         model = LANMSFF(**info["config"])
         model.load_state_dict(tensors)
-        side, names = info["image"], info["classes"]
+        side, names, count = info["image"], info["classes"], len(info["classes"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = shorten(str(error), 160)
         raise ValueError(f"{path}: header and tensors are no LANMSFF ({reason})") from None
-    if side != IMAGE or len(names) != model.config["num_classes"]:
+    if side != IMAGE or count != model.config["num_classes"]:
         raise ValueError(f"{path}: header does not fit: image {side}, classes {names}")
     if classes is not None and list(classes) != names:
         raise ValueError(

@@ -18,7 +18,8 @@ import lanmsff
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAMED_BY_USERS = {
-    "torch", "torchvision", "jupyter-book", "jupytext", "matplotlib", "grad-cam", "papermill", "pytest",
+    "grad-cam", "jupyter-book", "jupytext", "matplotlib", "papermill", "pytest", "torch",
+    "torchvision",
 }  # fmt: skip
 
 FAKE_PYTHON = """\
@@ -26,7 +27,8 @@ FAKE_PYTHON = """\
 case "$1 $2" in
   "-c "*)     echo "$FAKE_VERSION"; case $FAKE_VERSION in 3.1[123].*) ;; *) exit 1 ;; esac ;;
   "-m venv")  mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
-  "-m pip")   echo "$@" >> pip-calls; [ -z "$FAKE_PIP_ERROR" ] || { echo "$FAKE_PIP_ERROR"; exit 1; } ;;
+  "-m pip")   echo "$@" >> pip-calls
+              [ -z "$FAKE_PIP_ERROR" ] || { echo "$FAKE_PIP_ERROR"; exit 1; } ;;
 esac
 """
 
@@ -46,7 +48,8 @@ def pins() -> dict[str, str]:
 def test_every_requirement_has_a_pin_that_satisfies_it():
     asked = PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])
     for requirement in map(Requirement, asked):
-        assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)]), requirement
+        pin = pins()[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(pin), requirement
 
 
 def test_pins_fit_machines_with_and_without_a_gpu():
@@ -96,7 +99,7 @@ def test_make_help_lists_every_target():
 
 @pytest.fixture
 def make(tmp_path):
-    """`make(version=..., pip_error=...)` calls `make venv` in a copy, with a Python that pretends."""
+    """`make(version=..., pip_error=...)` calls `make venv` in a copy, with a pretended Python."""
     copy = tmp_path / "a folder with blanks"
     copy.mkdir()
     for name in ("Makefile", "pyproject.toml", "constraints.txt", "tools"):

@@ -1,4 +1,4 @@
-"""What an executed chapter says about itself: the numbers it recorded, and what went wrong in it."""
+"""What an executed chapter says about itself: the numbers it recorded and what went wrong."""
 
 import ast
 import math

@@ -42,7 +42,8 @@ def page(browser, html):
     context.set_offline(True)
     page = context.new_page()
     troubles = []
-    page.on("console", lambda m: troubles.append(m.text) if m.type in ("error", "warning") else None)
+    bad = ("error", "warning")
+    page.on("console", lambda line: troubles.append(line.text) if line.type in bad else None)
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.on("requestfailed", lambda request: troubles.append(f"failed: {request.url}"))
     inside = (html.as_uri(), "data:", "blob:")
@@ -67,10 +68,11 @@ def test_page_opens_with_sidebar_and_formulas(name, page, html):
     assert links.count() == len(build.pages())
     formulas = page.locator("article .math").count()
     if formulas:
-        page.wait_for_function(
-            "n => document.querySelectorAll('article .math mjx-container').length >= n", arg=formulas
-        )
+        typeset = "n => document.querySelectorAll('article .math mjx-container').length >= n"
+        page.wait_for_function(typeset, arg=formulas)
         assert page.locator("article mjx-merror").count() == 0
+        cut_off = "all => all.filter(m => m.scrollWidth > m.clientWidth).map(m => m.parentNode.id)"
+        assert page.locator("article div.math mjx-container").evaluate_all(cut_off) == []
 
 
 def test_no_page_is_wider_than_a_phone(page, html):

@@ -19,7 +19,9 @@ CARD_BLOCK = re.compile(
 )
 
 # A figure that somebody measured: a decimal, a percentage, or thousands with a comma.
-MEASURED = re.compile(r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\d+(?=\s?%))(?![\w.]*\w)")
+MEASURED = re.compile(
+    r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\d+(?=\s?%))(?![\w.]*\w)"
+)
 SOLUTION = re.compile(
     r"^:::\{solution-start\} (\S+)\n:class: dropdown\n:::\n(.*?)^:::\{solution-end\}\n:::$",
     re.DOTALL | re.MULTILINE,

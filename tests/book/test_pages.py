@@ -70,10 +70,11 @@ def test_every_picture_is_described_and_opaque(page):
 
 @pytest.mark.parametrize("name", build.chapters())
 def test_outputs_of_the_executed_chapter_are_on_its_page(name, html, run):
+    hidden = {"remove-cell", "remove-output"}
     shown = [
         output["data"]["text/plain"]
         for cell in run(name).notebook.cells
-        if cell.cell_type == "code" and not {"remove-cell", "remove-output"} & set(cell.metadata.tags)
+        if cell.cell_type == "code" and not hidden & set(cell.metadata.tags)
         for output in cell.outputs
         if output.output_type == "execute_result" and set(output["data"]) == {"text/plain"}
     ]  # fmt: skip

@@ -6,7 +6,8 @@ from recorded import agrees, cited, complaints, entries, recorded
 
 
 def notebook(*outputs, count=1):
-    return v4.new_notebook(cells=[v4.new_code_cell("1", outputs=list(outputs), execution_count=count)])
+    cell = v4.new_code_cell("1", outputs=list(outputs), execution_count=count)
+    return v4.new_notebook(cells=[cell])
 
 
 def glued(key, text, mime="application/papermill.record/text/plain"):

@@ -1,0 +1,275 @@
+"""The command line, end to end on a made-up set, and every way to use it wrongly."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lanmsff import LANMSFF
+from lanmsff.__main__ import main
+from lanmsff.evaluate import evaluate, predict
+from lanmsff.results import read_record
+from lanmsff.weights import load_weights, save_weights
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU = ["--device", "cpu", "--precision", "float32"]
+
+
+def python_m_lanmsff(*words, cwd):
+    """Run it as a user does. Gives (status, stdout, stderr)."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "lanmsff", *map(str, words)],
+        cwd=cwd, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(toy_faces, tmp_path_factory):
+    """A folder with `toy.npz` and the run `run` of one epoch, made from the command line."""
+    folder = tmp_path_factory.mktemp("cli")
+    toy_faces().save(folder / "toy.npz")
+    words = "train --data toy.npz --recipe paper --out run --epochs 1 --seed 3".split()
+    status, output, progress = python_m_lanmsff(*words, *CPU, cwd=folder)
+    assert status == 0, progress
+    return folder, output, progress
+
+
+# --- train
+
+
+def test_train(trained):
+    folder, output, progress = trained
+    record = read_record(folder / "run" / "record.json")
+    assert record["epochs"] == 1 and record["finished"] == "1 epochs done"
+    assert record["asked"]["seed"] == 3 and record["asked"]["dataset"] == "toy"
+    assert record["environment"]["device"].startswith("CPU")
+    assert torch.__version__.startswith(record["environment"]["torch"])
+    best = record["best"]
+    assert f"best epoch 1: validation accuracy {best['val_accuracy']:.2%}" in output
+    for part in ("epoch 1/1", "16/16", "images/s", "loss=", "acc=", "validation loss"):
+        assert part in progress + output, part
+    assert load_weights(folder / "run").info["seed"] == 3
+
+
+def test_train_what_is_done(trained, capsys):
+    folder, *_ = trained
+    words = ["train", "--data", folder / "toy.npz", "--out", folder / "run", "--epochs", 1]
+    assert main([*map(str, words), "--seed", "3", "--resume", *CPU]) == 0
+    assert "nothing left to do (1 epochs done)" in capsys.readouterr().out
+
+
+# --- evaluate
+
+
+def test_evaluate(trained, toy_faces, tmp_path):
+    folder, *_ = trained
+    out = tmp_path / "results" / "toy.json"
+    words = ["--weights", "run", "--data", "toy.npz", "--split", "test", "--json", out]
+    status, output, progress = python_m_lanmsff("evaluate", *words, *CPU, cwd=folder)
+    assert status == 0, progress
+    record = read_record(out)
+    assert [path.name for path in out.parent.iterdir()] == ["toy.json"]
+
+    test = toy_faces().subset("test")
+    model = load_weights(folder / "run").model
+    logits = predict(model, torch.from_numpy(test.images), torch.device("cpu"))
+    expected = json.loads(json.dumps(evaluate(test, logits)))
+    for name, part in record["scores"].items():
+        assert part.pop("loss") == pytest.approx(expected[name].pop("loss"), rel=1e-5)
+    assert record["scores"] == expected
+
+    assert record["weights"]["file"] == "best.safetensors"
+    assert record["weights"]["epoch"] == 1 and record["weights"]["recipe"] == "paper"
+    assert record["data"]["split"] == "test" and record["data"]["sources"] == {"nothing": "00"}
+    assert record["environment"]["precision"] == "float32"
+    lines = {line.split()[0]: line for line in output.splitlines()}
+    for name, part in record["scores"].items():
+        low, high = part["accuracy_95"]
+        for figure in (f"{part['accuracy']:.2%}", f"{low:.2%}", f"{high:.2%}",
+                       f"macro-F1 {part['macro_f1']:.4f}", f"n {part['n']}"):  # fmt: skip
+            assert figure in lines[name]
+
+
+def test_evaluate_a_file_on_another_split(trained, capsys):
+    folder, *_ = trained
+    words = ["evaluate", "--weights", folder / "run" / "last.safetensors"]
+    words += ["--data", folder / "toy.npz", "--split", "val", *CPU]
+    assert main([*map(str, words)]) == 0
+    assert capsys.readouterr().out.split()[-1] == "4"  # faces
+    assert {path.name for path in folder.iterdir()} == {"toy.npz", "run"}  # no JSON unless asked
+
+
+# --- help and words that are no command
+
+
+@pytest.mark.parametrize(
+    "command, flags",
+    [
+        ((), ("train", "evaluate")),
+        (("train",), ("--data", "--recipe", "--out", "--epochs", "--seed", "--device", "--resume",
+                      "--precision", "paper", "short")),
+        (("evaluate",), ("--weights", "--data", "--split", "--json", "--device", "--precision")),
+    ],
+)  # fmt: skip
+def test_help(command, flags, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main([*command, "--help"])
+    assert leaving.value.code == 0
+    text = capsys.readouterr().out
+    assert all(flag in text for flag in flags)
+
+
+TRAIN = ["train", "--data", "toy.npz", "--out", "new"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["train", "--out", "new"], "--data"),
+        ([*TRAIN, "--recipe", "none"], "invalid choice: 'none'"),
+        ([*TRAIN, "--epochs", "0"], "--epochs: '0' is not a whole number above 0"),
+        ([*TRAIN, "--epochs", "many"], "--epochs: 'many' is not a whole number above 0"),
+        ([*TRAIN, "--seed", "x"], "--seed: invalid int value: 'x'"),
+        (["evaluate", "--data", "toy.npz"], "--weights"),
+        (["evaluate", "--weights", "run", "--data", "toy.npz", "--split", "all"], "'all'"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_words(words, message, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(words)
+    assert leaving.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+# --- wrong files
+
+
+def content(folder):
+    return {p.relative_to(folder): p.is_file() and p.read_bytes() for p in folder.rglob("*")}
+
+
+@pytest.fixture
+def refused(trained, toy_faces, tmp_path, monkeypatch, capsys):
+    """Run a command that must fail where there are good and bad files; gives its one line."""
+    folder, *_ = trained
+    for name in ("toy.npz", "run"):
+        (tmp_path / name).symlink_to(folder / name)
+    toy_faces(val=0).save(tmp_path / "no_val.npz")
+    toy_faces(test=0).save(tmp_path / "no_test.npz")
+    toy_faces(seed=5).save(tmp_path / "others.npz")
+    faces = toy_faces()
+    classes = {"classes": ["glad", "sad", "calm"]}
+    replace(faces, meta=faces.meta | classes).save(tmp_path / "reordered.npz")
+    whole = (folder / "toy.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "a_file").write_text("text")
+    (tmp_path / "empty_run").mkdir()
+    torch.save({}, tmp_path / "weights.pt")
+    save_weights(LANMSFF(2), tmp_path / "two.safetensors", ["yes", "no"], {})
+    monkeypatch.chdir(tmp_path)
+    before, before_run = content(tmp_path), content(folder)
+
+    def run(command: str) -> str:
+        status = main(command.split())
+        printed = capsys.readouterr()
+        assert status == 2
+        assert printed.out == ""
+        line, end = printed.err.split("\n", 1)
+        assert end == "" and line.startswith("error: ")
+        assert content(tmp_path) == before and content(folder) == before_run
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "command, parts",
+    [
+        ("train --data none.npz --out new", ["none.npz: No such file"]),
+        ("train --data empty_run --out new", ["empty_run"]),
+        ("train --data a_file --out new", ["a_file: not a whole prepared set"]),
+        ("train --data cut.npz --out new", ["cut.npz: not a whole prepared set"]),
+        ("train --data no_val.npz --out new", ["no faces in split 'val'"]),
+        ("train --data toy.npz --out run", ["run: holds a run; add --resume"]),
+        ("train --data toy.npz --out run --resume --seed 4 --epochs 2 --precision float32",
+         ["run: this run has seed 3, asked is 4", "name another folder"]),
+        ("train --data others.npz --out run --resume --seed 3 --precision float32",
+         ["run: this run has data_sha256"]),
+        ("train --data toy.npz --out run --resume --seed 3 --recipe short --precision float32",
+         ["recipe paper, asked is short"]),
+        ("train --data toy.npz --out a_file", ["a_file: File exists"]),
+        ("train --data toy.npz --out a_file/run", ["a_file"]),
+        ("train --data toy.npz --out new --seed -1", ["seed must lie in 0 ..", "got -1"]),
+        ("train --data toy.npz --out new --device abacus", ["'abacus' cannot be used", "'auto'"]),
+        ("train --data toy.npz --out new --device cuda:99", ["'cuda:99' cannot be used"]),
+        ("evaluate --weights none --data toy.npz", ["none: no such file, run or shipped weights"]),
+        ("evaluate --weights empty_run --data toy.npz", ["empty_run", "no weights yet"]),
+        ("evaluate --weights weights.pt --data toy.npz", ["weights.pt: not a safetensors file"]),
+        ("evaluate --weights two.safetensors --data toy.npz",
+         ["two.safetensors: weights for the classes yes, no; the data has sad, glad, calm"]),
+        ("evaluate --weights run --data reordered.npz",
+         ["weights for the classes sad, glad, calm; the data has glad, sad, calm"]),
+        ("evaluate --weights run --data none.npz", ["none.npz: No such file"]),
+        ("evaluate --weights run --data cut.npz", ["cut.npz: not a whole prepared set"]),
+        ("evaluate --weights run --data no_test.npz", ["no_test.npz: no faces in split 'test'"]),
+        ("evaluate --weights run --data toy.npz --device abacus", ["'abacus' cannot be used"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_wrong_files_are_named_in_one_line(command, parts, refused):
+    if command.startswith("train") and "--device" not in command:
+        command += " --device cpu"
+    line = refused(command)
+    assert all(part in line for part in parts), line
+
+
+@pytest.mark.parametrize("json_path, message", [("a_file/x", "a_file"), ("taken", "taken: Is a")])
+def test_a_record_that_cannot_be_written(json_path, message, trained, tmp_path, capsys):
+    """The scores are printed by then."""
+    folder, *_ = trained
+    (tmp_path / "a_file").touch()
+    (tmp_path / "taken").mkdir()
+    before = content(tmp_path)
+    words = ["evaluate", "--weights", folder / "run", "--data", folder / "toy.npz"]
+    assert main([*map(str, words), "--json", str(tmp_path / json_path), *CPU]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.startswith("all ")
+    assert printed.err.splitlines()[-1].startswith(f"error: {tmp_path / message}")
+    assert content(tmp_path) == before
+
+
+def test_a_user_sees_one_line_and_status_2(trained):
+    folder, *_ = trained
+    status, output, error = python_m_lanmsff(
+        "train", "--data", "none.npz", "--out", "new", cwd=folder
+    )
+    assert (status, output) == (2, "")
+    assert error == "error: none.npz: No such file or directory\n"
+    assert not (folder / "new").exists()
+
+
+def test_ctrl_c(monkeypatch, capsys, trained):
+    folder, *_ = trained
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lanmsff.__main__.FaceSet.load", stop)
+    assert main(["train", "--data", str(folder / "toy.npz"), "--out", "new"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_record_that_is_no_json(tmp_path):
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(ValueError, match="x.json: not a JSON record"):
+        read_record(tmp_path / "x.json")
