@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from data_prep import download, fer2013, ferplus
+from data_prep import download, fer2013, ferplus, kdef, posefaces
 from lanmsff.data import DataError
 
 DESCRIPTION = "Prepare data sets for lanmsff: check, clean, split and record them."
-COMMANDS = (fer2013, ferplus, download)  # each: add_parser(subparsers), run(args)
+COMMANDS = (fer2013, ferplus, kdef, posefaces, download)  # each: add_parser(subparsers), run(args)
 
 
 def main(argv: list[str] | None = None) -> int:
