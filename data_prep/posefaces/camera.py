@@ -83,6 +83,18 @@ def camera_rays(
     return origin.astype(np.float32), unit(directions @ rotation).astype(np.float32)
 
 
+def project(points: np.ndarray, view: View, aim: np.ndarray, scale: float) -> np.ndarray:
+    """Where ``points`` (n, 3) of the head lie in the picture: (n, 2), column and row.
+
+    Both are fractions of the picture, 0 at the left and the top edge, 1 at the right and the
+    bottom. The inverse of `camera_rays`, to which ``aim`` and ``scale`` also go.
+    """
+    seen = (points - aim) @ head_rotation(view).T
+    enlarged = CAMERA_DISTANCE / (CAMERA_DISTANCE - seen[:, 2:])
+    flat = (seen[:, :2] * enlarged + view.shift) / (view.frame * scale)
+    return 0.5 + flat * [1, -1]
+
+
 def light_disc(light: np.ndarray, softness: float, size: int, supersample: int) -> np.ndarray:
     """(n, 3): each sample of a pixel sees another point of a round lamp, for soft shadows."""
     number = np.arange(supersample**2)

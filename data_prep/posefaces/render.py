@@ -76,7 +76,7 @@ class _Scene:
 
 
 def _set_up(subject: Subject, view: View, size: int, supersample: int) -> _Scene:
-    origin, directions = camera_rays(view, *frame_head(subject.look), size, supersample)
+    origin, directions = camera_rays(view, *frame_head(subject.look.vertices), size, supersample)
     rotation = head_rotation(view)
     key = direction(view.light_azimuth, view.light_elevation) @ rotation
     fill = direction(-view.light_azimuth, 15.0) @ rotation

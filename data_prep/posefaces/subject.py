@@ -127,12 +127,13 @@ def ambient_occlusion(body: Body, rays: int = 20) -> np.ndarray:
     return occlusion
 
 
-def frame_head(look: Look) -> tuple[np.ndarray, float]:
+def frame_head(vertices: np.ndarray) -> tuple[np.ndarray, float]:
     """The point (3,) that the camera aims at, and the size of this head relative to the mean.
 
-    As in a studio, eyes and chin stand at about the same height in every picture.
+    ``vertices`` (26719, 3) are those of the person without expression. As in a studio, eyes and
+    chin stand at about the same height in every picture.
     """
-    eyes = np.mean([look.vertices[slice(*PARTS[f"eye_{s}"])].mean(0) for s in ("left", "right")], 0)
-    chin, crown = look.vertices[LANDMARKS[8], 1], look.vertices[: PARTS["head"][1], 1].max()
+    eyes = np.mean([vertices[slice(*PARTS[f"eye_{s}"])].mean(0) for s in ("left", "right")], 0)
+    chin, crown = vertices[LANDMARKS[8], 1], vertices[: PARTS["head"][1], 1].max()
     scale = (0.6 * (eyes[1] - chin) + 0.4 * (crown - eyes[1])) / 10.9
     return np.array([0.0, eyes[1] - 3.4 * scale, eyes[2] - 5.0 * scale]), float(scale)
