@@ -264,7 +264,7 @@ def test_ctrl_c(monkeypatch, capsys, trained):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lanmsff.__main__.FaceSet.load", stop)
+    monkeypatch.setattr("lanmsff.commands.train.FaceSet.load", stop)
     assert main(["train", "--data", str(folder / "toy.npz"), "--out", "new"]) == 130
     assert "Traceback" not in capsys.readouterr().err
 

@@ -47,6 +47,7 @@ def pins() -> dict[str, str]:
 
 def test_every_requirement_has_a_pin_that_satisfies_it():
     asked = PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])
+    asked = [line for line in asked if not line.startswith("lanmsff[")]  # other extras
     for requirement in map(Requirement, asked):
         pin = pins()[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(pin), requirement

@@ -1,0 +1,49 @@
+"""`python -m lanmsff evaluate`: score weights on one split of a prepared set."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from lanmsff.commands.arguments import add_data, add_device, add_weights, device_and_precision
+from lanmsff.data import SPLITS, FaceSet
+from lanmsff.evaluate import evaluate, predict
+from lanmsff.results import environment, write_record
+from lanmsff.weights import find_weights, load_weights
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("evaluate", help="score weights on a prepared set")
+    add_weights(parser)
+    add_data(parser)
+    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--json", type=Path, help="write the whole record there")
+    add_device(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    device, precision = device_and_precision(arguments)
+    faces = FaceSet.load(arguments.data)
+    weights = load_weights(arguments.weights, faces.classes)
+    faces = faces.subset(arguments.split)
+    if not len(faces):
+        raise ValueError(f"{arguments.data}: no faces in split '{arguments.split}'")
+    images = torch.from_numpy(faces.images)
+    logits = predict(weights.model, images, device, precision, progress=True)
+    scores = evaluate(faces, logits)
+    for name, part in scores.items():
+        low, high = part["accuracy_95"]
+        print(
+            f"{name:24} {part['accuracy']:7.2%}  [{low:.2%}, {high:.2%}]  "
+            f"macro-F1 {part['macro_f1']:.4f}  n {part['n']}"
+        )
+    if arguments.json:
+        record = {
+            "weights": {"file": find_weights(arguments.weights).name, **weights.info},
+            "data": {**faces.meta, "split": arguments.split},
+            "scores": scores,
+            "environment": environment(device, precision),
+        }
+        write_record(arguments.json, record)
+        print(arguments.json)
