@@ -1,0 +1,55 @@
+"""Confidence intervals of what is measured on several faces of the same person.
+
+Two faces of one person are not two independent observations, so people are drawn again, each with
+all of their faces, and not faces (the cluster bootstrap: Davison and Hinkley 1997, section 3.8).
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+LEVEL = 0.95
+
+
+def bootstrap_over_groups(
+    values: np.ndarray,
+    groups: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray] = partial(np.mean, axis=0),
+    n: int = 2000,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """95 % percentile interval of a statistic of N values that come in groups.
+
+    Args:
+        values: (N, ...), one row for each face; a row may be a curve.
+        groups: (N,), what the draws are made of: the person of each face, or, where people are
+            not known, a different value for each face.
+        statistic: from rows (M, ...) to a number or an array; default: the mean over the rows.
+        n: number of draws.
+
+    Returns:
+        low, high: both of the shape of the statistic.
+
+    Raises:
+        ValueError: no values, not as many groups as values, or all values in one group.
+    """
+    values, groups = np.asarray(values), np.asarray(groups)
+    if not len(values) or groups.shape != values.shape[:1]:
+        raise ValueError(f"{len(values)} values in groups of shape {groups.shape}")
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(sizes) < 2:
+        raise ValueError(f"an interval needs at least two groups; all are {groups[0]!r}")
+    values = values[np.argsort(group, kind="stable")]
+    starts = np.cumsum(sizes) - sizes
+    rng = np.random.default_rng(seed)
+
+    def draw() -> np.ndarray:
+        drawn = rng.integers(len(sizes), size=len(sizes))
+        many = sizes[drawn]
+        offset = np.repeat(starts[drawn] - np.cumsum(many) + many, many)
+        return statistic(values[offset + np.arange(len(offset))])
+
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile([draw() for _ in range(n)], [tail, 1 - tail], axis=0)
+    return low, high

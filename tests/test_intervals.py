@@ -1,0 +1,81 @@
+"""The bootstrap over people: against SciPy where both apply, and where drawing faces is wrong."""
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+
+from lanmsff.intervals import bootstrap_over_groups
+
+
+def test_groups_of_one_are_the_plain_bootstrap():
+    values = np.random.default_rng(0).normal(size=60)
+    ours = bootstrap_over_groups(values, np.arange(60), n=4000)
+    plain = bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=1)
+    np.testing.assert_allclose(ours, plain.confidence_interval, atol=0.015)
+
+
+def test_it_is_the_statistic_of_whole_groups():
+    """Groups of unequal size, out of order; each draw holds all or nothing of a group."""
+    groups = np.array(list("abacbbba"))
+    values = np.array([{"a": 1.0, "b": 10.0, "c": 100.0}[name] for name in groups])
+    sizes = {1.0: 3, 10.0: 4, 100.0: 1}
+    seen = []
+
+    def note(rows):
+        kinds, counts = np.unique(rows, return_counts=True)
+        assert all(count % sizes[kind] == 0 for kind, count in zip(kinds, counts))
+        assert sum(count // sizes[kind] for kind, count in zip(kinds, counts)) == 3
+        seen.append(tuple(kinds))
+        return rows.mean()
+
+    bootstrap_over_groups(values, groups, note, n=200)
+    assert len(set(seen)) == 7  # every set of the three groups that three draws can give
+
+
+def test_faces_of_one_person_are_not_independent():
+    """Copies of the same observation must not make the interval narrower."""
+    people = np.random.default_rng(1).normal(size=20)
+    once = bootstrap_over_groups(people, np.arange(20))
+    copied = bootstrap_over_groups(np.repeat(people, 50), np.repeat(np.arange(20), 50))
+    np.testing.assert_allclose(copied, once, rtol=1e-12)
+    as_faces = bootstrap_over_groups(np.repeat(people, 50), np.arange(1000))
+    assert as_faces[1] - as_faces[0] < 0.3 * (once[1] - once[0])
+
+
+def test_it_covers_the_truth():
+    rng = np.random.default_rng(2)
+    hits = 0
+    for trial in range(200):
+        people = rng.normal(size=30)
+        values = np.repeat(people, 5) + 0.5 * rng.normal(size=150)
+        low, high = bootstrap_over_groups(values, np.repeat(np.arange(30), 5), n=300, seed=trial)
+        hits += low <= 0 <= high
+    assert 180 <= hits <= 199  # 95 % of 200 is 190; percentile intervals are a little short
+
+
+def test_rows_may_be_curves():
+    values = np.random.default_rng(3).normal(size=(40, 5))
+    groups = np.repeat(np.arange(8), 5)
+    low, high = bootstrap_over_groups(values, groups, seed=4)
+    assert low.shape == high.shape == (5,)
+    column = bootstrap_over_groups(values[:, 2], groups, seed=4)
+    np.testing.assert_allclose((low[2], high[2]), column)
+
+
+def test_the_seed_decides():
+    values, groups = np.random.default_rng(5).normal(size=30), np.arange(30)
+    assert bootstrap_over_groups(values, groups) == bootstrap_over_groups(values, groups)
+    assert bootstrap_over_groups(values, groups, seed=1) != bootstrap_over_groups(values, groups)
+
+
+@pytest.mark.parametrize(
+    "values, groups, message",
+    [
+        ([], [], "0 values"),
+        ([1.0, 2.0], [1], "2 values in groups of shape"),
+        ([1.0, 2.0], ["x", "x"], "at least two groups"),
+    ],
+)
+def test_refused(values, groups, message):
+    with pytest.raises(ValueError, match=message):
+        bootstrap_over_groups(values, groups)
