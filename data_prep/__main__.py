@@ -1,15 +1,16 @@
-"""`python -m data_prep COMMAND`: one command for each data set, and one that downloads."""
+"""`python -m data_prep COMMAND`: one command for each data set, one that counts, one that downloads."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from data_prep import download, fer2013, ferplus, kdef, posefaces
+from data_prep import download, fer2013, ferplus, kdef, posefaces, statistics
 from lanmsff.data import DataError
 
 DESCRIPTION = "Prepare data sets for lanmsff: check, clean, split and record them."
-COMMANDS = (fer2013, ferplus, kdef, posefaces, download)  # each: add_parser(subparsers), run(args)
+# each: add_parser(subparsers), run(args)
+COMMANDS = (fer2013, ferplus, kdef, posefaces, statistics, download)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import fer2013
+from data_prep import fer2013, ferplus
 from data_prep.__main__ import main
 from data_prep.sources import BadRows
 
@@ -89,6 +89,16 @@ class StandIn:
 def real_rows(fer2013_raw) -> fer2013.Rows:
     """The real FER-2013, read once for all tests."""
     return fer2013.read(fer2013_raw, BadRows(skip=False))
+
+
+@pytest.fixture(scope="session")
+def real_ferplus(fer2013_raw, real_rows):
+    """The real faces, votes and lists, as `ferplus.label` takes them."""
+    bad = BadRows(skip=False)
+    votes = ferplus.read_votes((fer2013_raw / ferplus.VOTES_FILE).read_bytes(), "votes", bad)
+    members = {mark: ferplus.read_list((fer2013_raw / file).read_bytes(), file)
+               for mark, file in ferplus.LISTS.items()}
+    return real_rows, votes, members
 
 
 @pytest.fixture

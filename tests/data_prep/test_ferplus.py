@@ -247,18 +247,9 @@ KEPT = {  # of the subsets under each rule: pose30, pose45, occlusion
 }
 
 
-@pytest.fixture(scope="session")
-def real(fer2013_raw, real_rows):
-    bad = BadRows(skip=False)
-    votes = ferplus.read_votes((fer2013_raw / ferplus.VOTES_FILE).read_bytes(), "votes", bad)
-    members = {mark: ferplus.read_list((fer2013_raw / file).read_bytes(), file)
-               for mark, file in ferplus.LISTS.items()}
-    return real_rows, votes, members
-
-
 @pytest.mark.parametrize("rule", SIZES)
-def test_real_sizes(rule, real):
-    faces = ferplus.label(*real, rule, [])
+def test_real_sizes(rule, real_ferplus):
+    faces = ferplus.label(*real_ferplus, rule, [])
     assert tuple(faces.meta["counts"].values()) == SIZES[rule]
     kept = tuple(faces.meta["subsets"][mark]["kept"] for mark in ferplus.LISTS)
     assert kept == KEPT[rule]
@@ -276,9 +267,9 @@ def test_real_sizes(rule, real):
         }
 
 
-def test_real_duplicates(real):
+def test_real_duplicates(real_ferplus):
     """All 35,887 rows; the 35,714 rows that FERPlus names; and each name once."""
-    rows, votes, _ = real
+    rows, votes, _ = real_ferplus
     group = duplicates.group_identical(rows.images)
     named = votes.name != ""
     once = np.zeros(len(named), bool)
@@ -296,9 +287,9 @@ def test_real_duplicates(real):
     assert black.sum() == 12 and not (black & named).any() and (~named).sum() == 173
 
 
-def test_real_names(real):
+def test_real_names(real_ferplus):
     """The number in a name is no row number; four names stand twice, none of them in a list."""
-    _, votes, members = real
+    _, votes, members = real_ferplus
     named = np.flatnonzero(votes.name != "")
     numbers = np.array([int(votes.name[row][3:10]) for row in named])
     assert named[-1] - numbers[-1] == 85
