@@ -26,8 +26,10 @@ from lanmsff.blocks import (
 )
 from lanmsff.blocks.convolution import batch_norm
 from lanmsff.blocks.massatt import dense
+from lanmsff.blocks.substitutes import SUBSTITUTES, substitute
 
 CHANNELS = (66, 72, 78, 84)
+ATTENTIONS = ("massatt", *SUBSTITUTES, "none")
 MIXINGS = ("shuffle", "permutation")
 # Four poolings in all; block 4 sees 1/8 of the side and its attention map is halved twice more.
 SIDE_MULTIPLE = 32
@@ -85,16 +87,18 @@ class ConvBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Blocks 2 and 4: two-path convolution, MassAtt, 1x1 convolution, max-pool, dropout.
 
-    Shapes: (N, in_channels, H, W) -> (N, out_channels, H/2, W/2). Without `attention` the features
-    of the two-path convolution pass on as they are.
+    Shapes: (N, in_channels, H, W) -> (N, out_channels, H/2, W/2). `attention` is one of
+    `ATTENTIONS`; with "none" the features of the two-path convolution pass on as they are.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, dropout: float, attention: bool, order: Tensor
+        self, in_channels: int, out_channels: int, dropout: float, attention: str, order: Tensor
     ):
         super().__init__()
         self.two_path = TwoPathConv(in_channels, out_channels, order)
-        self.massatt = MassAtt(out_channels) if attention else None
+        self.massatt = MassAtt(out_channels) if attention == "massatt" else None
+        # apart from `massatt`, whose two maps the explanations read
+        self.substitute = substitute(attention, out_channels) if attention in SUBSTITUTES else None
         self.layers = nn.Sequential(
             Conv2d(out_channels, out_channels, kernel_size=1),
             batch_norm(out_channels),
@@ -105,7 +109,9 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.two_path(x)
-        return self.layers(x if self.massatt is None else self.massatt(x))
+        for attend in (self.massatt, self.substitute):
+            x = x if attend is None else attend(x)
+        return self.layers(x)
 
 
 class Fusion(nn.Module):
@@ -143,7 +149,8 @@ class LANMSFF(nn.Module):
 
     Args:
         num_classes: the number of expressions.
-        attention: MassAtt in blocks 2 and 4; without it the blocks have no attention.
+        attention: what weighs the features of blocks 2 and 4: "massatt", the paper's; "se"
+            (squeeze-and-excitation) or "cbam" to compare it with, which need timm; or "none".
         selection: PWFS on blocks 1 to 3 before fusion; without it all their channels are fused
             (300 features instead of 156, and the head grows with them).
         multi_scale: fuse all four blocks; without it the head sees block 4 alone (84 features).
@@ -160,7 +167,7 @@ class LANMSFF(nn.Module):
         self,
         num_classes: int = 7,
         *,
-        attention: bool = True,
+        attention: str = "massatt",
         selection: bool = True,
         multi_scale: bool = True,
         mixing: str = "shuffle",
@@ -170,8 +177,12 @@ class LANMSFF(nn.Module):
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-        if mixing not in MIXINGS:
-            raise ValueError(f"mixing must be one of {', '.join(MIXINGS)}, got {mixing!r}")
+        for name, value, known in (
+            ("attention", attention, ATTENTIONS),
+            ("mixing", mixing, MIXINGS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         self.config = {
             "num_classes": num_classes,
             "attention": attention,
@@ -215,7 +226,7 @@ class LANMSFF(nn.Module):
         - `block1` .. `block4`: block outputs, (N, 66, H/2, W/2) .. (N, 84, H/16, W/16);
         - `two_path2`, `two_path4`: the features that the attention weighs;
         - `channel2` (N, 72), `spatial2` (N, 1, H/2, W/2), `channel4` (N, 84), `spatial4`
-          (N, 1, H/8, W/8): the two maps of each MassAtt, in (0, 1); none without attention;
+          (N, 1, H/8, W/8): the two maps of each MassAtt, in (0, 1); none without it;
         - `pwfs1` .. `pwfs3`: selected maps, (N, 22, H/2, W/2) ..; none without PWFS;
         - `fused` (N, 156) and `logits` (N, num_classes).
         """

@@ -3,6 +3,9 @@
 import copy
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,13 +18,16 @@ from lanmsff.blocks import SeparableConv2d
 from lanmsff.blocks.massatt import DoublingConv
 from lanmsff.device import to_device
 
+ROOT = Path(__file__).resolve().parents[1]
 ABLATIONS = [
     {},
-    {"attention": False},
+    {"attention": "none"},
     {"selection": False},
     {"multi_scale": False},
     {"multi_scale": False, "selection": False},
-    {"attention": False, "selection": False, "multi_scale": False, "mixing": "permutation"},
+    {"attention": "none", "selection": False, "multi_scale": False, "mixing": "permutation"},
+    {"attention": "se"},
+    {"attention": "cbam"},
 ]
 
 
@@ -66,7 +72,7 @@ def test_multiply_accumulates(model):
 
 
 @pytest.mark.parametrize(
-    "switches, features", list(zip(ABLATIONS, (156, 156, 300, 84, 84, 84), strict=True))
+    "switches, features", list(zip(ABLATIONS, (156, 156, 300, 84, 84, 84, 156, 156), strict=True))
 )
 def test_ablations_run_and_size_their_head(switches, features):
     model = LANMSFF(5, **switches)
@@ -87,8 +93,13 @@ def massatt_parameters(channels: int, ratio: int = 4) -> int:
 
 def test_ablations_drop_the_parameters_of_their_part():
     whole = parameters(LANMSFF())
-    without_attention = parameters(LANMSFF(attention=False))
+    without_attention = parameters(LANMSFF(attention="none"))
     assert whole - without_attention == massatt_parameters(72) + massatt_parameters(84)
+    # SE has MassAtt's channel map alone; CBAM has it without biases, and a 7x7 spatial map of two
+    # channels with batch norm
+    assert whole - parameters(LANMSFF(attention="se")) == 2 * massatt_parameters(0)
+    cbam = sum(2 * channels * (channels // 4) + 7 * 7 * 2 + 2 for channels in (72, 84))
+    assert parameters(LANMSFF(attention="cbam")) == without_attention + cbam
     assert whole - parameters(LANMSFF(multi_scale=False)) == (156 - 84) * 7
     # PWFS itself has none; what it spares is in the head.
     assert parameters(LANMSFF(selection=False)) - whole == (300 - 156) * 7
@@ -108,10 +119,45 @@ def test_without_selection_every_channel_is_pooled():
 
 
 def test_without_attention_features_pass_on_as_they_are():
-    model = LANMSFF(attention=False).eval()
+    model = LANMSFF(attention="none").eval()
     found = model.maps(images())
     assert not {"channel2", "spatial2", "channel4", "spatial4"} & found.keys()
     torch.testing.assert_close(model.block2.layers(found["two_path2"]), found["block2"])
+
+
+@pytest.mark.parametrize("attention", ["se", "cbam"])
+def test_a_substitute_weighs_the_features_in_massatt_s_place(attention):
+    model = LANMSFF(attention=attention).eval()
+    with torch.no_grad():
+        found = model.maps(images())
+        assert not {"channel2", "spatial2", "channel4", "spatial4"} & found.keys()
+        for number in (2, 4):
+            block, features = model.get_submodule(f"block{number}"), found[f"two_path{number}"]
+            weighed = block.substitute(features)
+            assert weighed.shape == features.shape
+            share = (weighed / features)[features > 0]
+            assert 0 < share.min() and share.max() < 1
+            torch.testing.assert_close(block.layers(weighed), found[f"block{number}"])
+
+
+def test_se_is_massatt_with_a_spatial_map_of_ones(model):
+    se, massatt = LANMSFF(attention="se").block2.substitute, model.block2.massatt
+    for layer, dense in ((se.fc1, massatt.channel[0]), (se.fc2, massatt.channel[2])):
+        layer.load_state_dict({"weight": dense.weight[:, :, None, None], "bias": dense.bias})
+    x = torch.rand(2, 72, 8, 8)
+    torch.testing.assert_close(se(x), massatt.maps(x)[0] * x)
+
+
+def test_a_substitute_without_timm_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm.layers", None)
+    message = r"'se' comes from timm .*pip install 'lanmsff\[ablations\]'"
+    with pytest.raises(ValueError, match=message):
+        LANMSFF(attention="se")
+
+
+def test_timm_is_imported_only_when_it_is_asked_for():
+    code = "import sys, lanmsff; lanmsff.LANMSFF(); sys.exit('timm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_permutation_differs_from_shuffle_and_travels_with_the_weights(model):
@@ -165,6 +211,7 @@ def test_dropout_is_the_switch_s():
     [
         ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
         ({"mixing": "mix"}, "mixing must be one of shuffle, permutation, got 'mix'"),
+        ({"attention": True}, "attention must be one of massatt, se, cbam, none, got True"),
         ({"dropout": 1.5}, "dropout .*1.5"),
     ],
 )
