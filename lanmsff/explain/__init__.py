@@ -1,0 +1,30 @@
+"""What the network looks at: attention, class activation maps, and where on the face they lie."""
+
+from lanmsff.explain.attention import Attention, attention
+from lanmsff.explain.cam import LAYERS, METHODS, cam
+from lanmsff.explain.maps import enlarge, normalise, spread
+from lanmsff.explain.regions import (
+    Means,
+    PointingGame,
+    means_by_yaw,
+    pointing_game,
+    region_lift,
+    region_shares,
+)
+
+__all__ = [
+    "LAYERS",
+    "METHODS",
+    "Attention",
+    "Means",
+    "PointingGame",
+    "attention",
+    "cam",
+    "enlarge",
+    "means_by_yaw",
+    "normalise",
+    "pointing_game",
+    "region_lift",
+    "region_shares",
+    "spread",
+]

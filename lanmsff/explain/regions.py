@@ -1,0 +1,162 @@
+"""Where on the face the mass of a map lies, and with what certainty."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from lanmsff.evaluate import accuracy_interval
+
+
+def region_shares(maps: np.ndarray, regions: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Share of each map's mass in each region.
+
+    Args:
+        maps: (N, H, W), not negative. A map of zeros points nowhere and counts as an even one.
+        regions: integer (N, H, W), which region every pixel belongs to.
+        names: the R names that `regions` indexes.
+
+    Returns:
+        float64 (N, R), rows sum to 1.
+
+    Raises:
+        ValueError: shapes that differ, a negative or non-finite value, a region without a name.
+    """
+    maps, regions = _checked(maps, regions, names)
+    empty = maps.sum(axis=(1, 2)) == 0
+    maps = np.where(empty[:, None, None], 1.0, maps)
+    return _sums(maps, regions, len(names)) / maps.sum(axis=(1, 2))[:, None]
+
+
+def region_lift(maps: np.ndarray, regions: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """`region_shares` over the region's share of the picture's area: float64 (N, R).
+
+    1 is what an even map has; 3 is a region that gets three times the mass of an average place. NaN
+    where the region cannot be seen in the picture.
+    """
+    shares = region_shares(maps, regions, names)
+    areas = region_shares(np.ones(regions.shape), regions, names)
+    return np.divide(shares, areas, out=np.full(shares.shape, np.nan), where=areas > 0)
+
+
+@dataclass(frozen=True, eq=False)
+class PointingGame:
+    """Hits of the pointing game (Zhang et al., ECCV 2016).
+
+    Attributes:
+        hits: bool (N,), the maximum of the map lies in a wanted region.
+        rate: share of hits, in [0, 1].
+        interval: its 95 % Wilson interval (low, high).
+    """
+
+    hits: np.ndarray
+    rate: float
+    interval: tuple[float, float]
+
+
+def pointing_game(
+    maps: np.ndarray,
+    regions: np.ndarray,
+    names: Sequence[str],
+    wanted: Sequence[str],
+    tolerance: float = 0,
+) -> PointingGame:
+    """Ask of each map whether its maximum lies in one of the wanted regions.
+
+    Args:
+        maps: (N, H, W), any finite values. Of a plateau, the pixel nearest to its middle counts.
+        regions: integer (N, H, W), indices into `names`.
+        wanted: names of the regions that count as a hit.
+        tolerance: how far from the region the maximum may lie, in pixels.
+
+    Raises:
+        ValueError: as `region_shares`, negative values allowed; a wanted name that is not there.
+    """
+    maps, regions = _checked(maps, regions, names, signed=True)
+    if missing := set(wanted) - set(names):
+        raise ValueError(f"no region {', '.join(sorted(missing))}; there are {', '.join(names)}")
+    inside = np.isin(regions, [names.index(name) for name in wanted])
+    rows, columns = np.array([_maximum(m) for m in maps]).T
+    hits = np.array([
+        mask.any() and ndimage.distance_transform_edt(~mask)[row, column] <= tolerance
+        for mask, row, column in zip(inside, rows, columns)
+    ])  # fmt: skip
+    return PointingGame(hits, float(hits.mean()), accuracy_interval(int(hits.sum()), len(hits)))
+
+
+@dataclass(frozen=True, eq=False)
+class Means:
+    """Means at G places on an axis, with 95 % intervals.
+
+    Attributes:
+        at: (G,), the places, ascending: yaws in degrees, for instance.
+        mean, low, high: (G, ...), the mean and its interval.
+    """
+
+    at: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def means_by_yaw(
+    values: np.ndarray, yaw: np.ndarray, subject: np.ndarray, draws: int = 2000, seed: int = 0
+) -> Means:
+    """Mean of `values` at each yaw, with a bootstrap over people.
+
+    Faces of one person are alike, so people are drawn with replacement and not faces: the interval
+    (2.5 to 97.5 %) says how the mean would move with other people.
+
+    Args:
+        values: (N, ...), one or more values of each face; NaN is left out.
+        yaw: (N,), degrees, or any other quantity to group by.
+        subject: (N,), the person.
+        draws: bootstrap samples.
+        seed: of the draws.
+    """
+    values = np.asarray(values, np.float64)
+    at, group = np.unique(yaw, return_inverse=True)
+    people, person = np.unique(subject, return_inverse=True)
+    known = ~np.isnan(values)
+    sums, counts = np.zeros((2, len(people), len(at), *values.shape[1:]))
+    np.add.at(sums, (person, group), np.where(known, values, 0))
+    np.add.at(counts, (person, group), known)
+
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(len(people), np.full(len(people), 1 / len(people)), draws)
+    with np.errstate(invalid="ignore"):  # a yaw at which nothing is known gives NaN
+        mean = sums.sum(axis=0) / counts.sum(axis=0)
+        drawn = np.tensordot(weights, sums, 1) / np.tensordot(weights, counts, 1)
+    low, high = np.nanquantile(drawn, (0.025, 0.975), axis=0)
+    return Means(at, mean, low, high)
+
+
+def _checked(
+    maps: np.ndarray, regions: np.ndarray, names: Sequence[str], signed: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    maps, regions = np.asarray(maps, np.float64), np.asarray(regions)
+    if maps.ndim != 3 or maps.shape != regions.shape:
+        raise ValueError(f"maps and regions must both be (N, H, W); got {maps.shape} and "
+                         f"{regions.shape}")  # fmt: skip
+    if not np.isfinite(maps).all():
+        raise ValueError("maps hold NaN or infinity")
+    if not signed and maps.min() < 0:
+        raise ValueError(f"shares need maps that are not negative; the lowest is {maps.min():.3g}")
+    if regions.max() >= len(names):
+        raise ValueError(f"regions hold {regions.max()}, but there are only {len(names)} names")
+    return maps, regions
+
+
+def _sums(maps: np.ndarray, regions: np.ndarray, count: int) -> np.ndarray:
+    """Sum of each map (N, H, W) over each of `count` regions: (N, count)."""
+    cell = np.arange(len(maps))[:, None, None] * count + regions
+    return np.bincount(cell.ravel(), maps.ravel(), len(maps) * count).reshape(-1, count)
+
+
+def _maximum(values: np.ndarray) -> tuple[int, int]:
+    """Row and column of the maximum of (H, W); on a plateau, of its pixel nearest to its middle."""
+    highest = np.argwhere(values == values.max())
+    middle = highest.mean(axis=0)
+    row, column = highest[((highest - middle) ** 2).sum(axis=1).argmin()]
+    return int(row), int(column)
