@@ -13,7 +13,6 @@ import io
 import json
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
@@ -26,6 +25,7 @@ from data_prep.output import add_output_arguments, check_output, write
 from data_prep.sources import BadRows, Source, open_source
 from lanmsff.data import SPLITS, DataError, FaceSet
 from lanmsff.folds import person_independent
+from lanmsff.photo import WHOLE, Box, square_around
 
 CODES = {"AF": "afraid", "AN": "angry", "DI": "disgusted", "HA": "happy", "NE": "neutral",
          "SA": "sad", "SU": "surprised"}
@@ -47,8 +47,6 @@ MAX_TOTAL = 2**31  # bytes of all pictures together
 _NAME = re.compile(rf"([AB])([FM][0-9]{{2}})({'|'.join(CODES)})({'|'.join(YAWS)}|[+-][0-9]{{3}})")
 _MISNAMED = {"AF31V": "AF31SAHL", "AM31H": "AM31SUHR"}  # two known slips of the distributor
 _BESIDE = {"akdef", "kdefmap"}  # folders of the distribution: averaged faces, overviews
-
-Box = Sequence[float]  # left, top, right, bottom as fractions of the picture
 
 
 @dataclass(frozen=True, order=True)
@@ -87,17 +85,6 @@ def parse_name(file: str) -> Shot:
     sweep = angle not in YAWS
     yaw = int(angle) if sweep else YAWS[angle]
     return Shot(subject, session, list(CODES).index(code), yaw, sweep)
-
-
-def central_square(width: int, height: int) -> tuple[int, int, int, int]:
-    """The largest square in the middle of a picture: left, top, right, bottom in pixels.
-
-    All of a PoseFaces picture; rows 100 to 662 of KDEF's 562x762. KDEF puts eyes and mouth at fixed
-    places but does not publish which, so the default is wide, and has not been tried on KDEF.
-    """
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
 
 
 def load_boxes(path: Path) -> dict[str, Box]:
@@ -154,8 +141,13 @@ class _Reading:
         self.digests[digest] = shot
 
     def crop(self, shot: Shot, grey: Image.Image) -> np.ndarray:
-        """(SIDE, SIDE) uint8: the box of the angle, resized (bilinear, averaging)."""
-        box = central_square(*grey.size)
+        """(SIDE, SIDE) uint8: the box of the angle, resized (bilinear, averaging).
+
+        Without a box: all of a PoseFaces picture, rows 100 to 662 of KDEF's 562x762. KDEF puts eyes
+        and mouth at fixed places but does not publish which, so that is wide, and has not been
+        tried on KDEF.
+        """
+        box = square_around(WHOLE, *grey.size)
         if fractions := self.boxes.get(angle_of(shot.yaw)):
             box = np.rint(np.multiply(fractions, 2 * grey.size)).astype(int).tolist()
             if box[0] == box[2] or box[1] == box[3]:
@@ -188,7 +180,7 @@ def prepare(
     Args:
         path: folder or archive; everything in it that is no picture is passed over.
         skip_bad: leave out what cannot be used, and go on where pictures are missing.
-        boxes: what to crop, by code of the angle ("FL"); `central_square` for the others.
+        boxes: what to crop, by code of the angle ("FL"); for the others the largest central square.
         part: "main", or "sweep" for PoseFaces' yaw sweep of further people.
 
     Returns:
