@@ -51,8 +51,9 @@ def attention(model: LANMSFF, images: Tensor, batch_size: int = BATCH_SIZE) -> A
     Raises:
         ValueError: the network has no MassAtt, or cannot take the images.
     """
-    if not model.config["attention"]:
-        raise ValueError("this network was built with attention=False: it has no MassAtt to show")
+    if model.block2.massatt is None:
+        built = model.config["attention"]
+        raise ValueError(f"this network has no MassAtt to show: it was built with {built!r}")
     parts: dict[str, list[Tensor]] = {field.name: [] for field in fields(Attention)}
     with evaluating(model), torch.inference_mode():
         for batch in in_batches(model, images, batch_size):

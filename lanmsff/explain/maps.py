@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lanmsff.device import to_device
 from lanmsff.model import check_images
 
-BATCH_SIZE = 64
+BATCH_SIZE = 32
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def in_batches(model: nn.Module, images: Tensor, batch_size: int) -> Iterator[Te
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     device = next(model.parameters()).device
     for batch in images.split(batch_size):
-        yield batch.detach().to(device)
+        yield to_device(batch.detach(), device)
 
 
 def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,21 +1,22 @@
 """Is a map faithful? Remove the pixels that it calls important, and see what the network says.
 
 Deletion and insertion (Petsiuk et al. 2018, RISE) and ROAD (Rong et al. 2022), over whole sets.
-Images are float (N, 1, H, W) in [0, 1], on any device; maps (N, H, W), of any range: only the
-order of their pixels counts. The network stays in the mode in which it came.
 """
 
 import numpy as np
 import torch
-from pytorch_grad_cam.metrics.road import ROADCombined
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from pytorch_grad_cam.metrics.perturbation_confidence import (
+    RemoveLeastRelevantFirst,
+    RemoveMostRelevantFirst,
+)
+from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from lanmsff.explain.maps import BATCH_SIZE, evaluating, in_batches
 
 STEPS = 8
-PERCENTILES = (20, 50, 80)
+PERCENTILES = (50, 80)
 
 
 def probabilities(model: nn.Module, images: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ def rank_pixels(maps: np.ndarray, seed: int = 0) -> np.ndarray:
     """
     flat = maps.reshape(len(maps), -1)
     if not np.isfinite(flat).all():
-        raise ValueError("maps must be finite")
+        raise ValueError("maps hold NaN or infinity")
     chance = np.random.default_rng(seed).random(flat.shape, dtype=np.float32)
     order = np.lexsort((chance, flat))
     places = np.arange(1, flat.shape[1] + 1, dtype=np.float32) / flat.shape[1]
@@ -58,107 +59,103 @@ def rank_pixels(maps: np.ndarray, seed: int = 0) -> np.ndarray:
     return ranks.reshape(maps.shape)
 
 
-def deletion(
-    model: nn.Module,
-    images: Tensor,
-    maps: np.ndarray,
-    targets: np.ndarray,
-    *,
-    steps: int = STEPS,
-    baseline: Tensor | None = None,
-) -> np.ndarray:
-    """Probability of a class while the pixels of an image go, the most important first.
-
-    The faster it falls, the better the map.
-
-    Args:
-        targets: (N,), the class whose probability is followed, for each image.
-        steps: number of equal parts in which the pixels go.
-        baseline: (N, 1, H, W), what shows where a pixel is gone; default: `blurred(images)`.
-
-    Returns:
-        float32 (N, steps + 1), from the whole image to the whole baseline.
-    """
-    baseline = blurred(images) if baseline is None else baseline
-    return _follow(model, images, baseline, maps, targets, steps)
-
-
-def insertion(
-    model: nn.Module,
-    images: Tensor,
-    maps: np.ndarray,
-    targets: np.ndarray,
-    *,
-    steps: int = STEPS,
-    baseline: Tensor | None = None,
-) -> np.ndarray:
-    """Probability of a class while the pixels of an image come, the most important first.
-
-    The faster it rises, the better the map. Arguments and result as in `deletion`, from the whole
-    baseline to the whole image.
-    """
-    baseline = blurred(images) if baseline is None else baseline
-    return _follow(model, baseline, images, maps, targets, steps)
-
-
 def area(curves: np.ndarray) -> np.ndarray:
     """Area under each curve (N, steps + 1) over the share of pixels from 0 to 1: (N,)."""
     return np.trapezoid(curves, dx=1 / (curves.shape[1] - 1), axis=1)
 
 
-def road(
-    model: nn.Module,
-    images: Tensor,
-    maps: np.ndarray,
-    targets: np.ndarray,
-    *,
-    percentiles: tuple[int, ...] = PERCENTILES,
-    seed: int = 0,
-) -> np.ndarray:
-    """ROAD (Rong et al. 2022): how much more it hurts to lose the best pixels than the worst ones.
+class Perturbation:
+    """What a network says of images when some of their pixels are gone.
 
-    Lost pixels are filled with a noisy mean of their neighbours, so that the shape of the hole
-    does not show; by pytorch-grad-cam's `ROADCombined`.
+    Maps are (N, H, W), of any range, brighter = more important: only the order of their pixels
+    counts. The network stays in the mode and on the device in which it came.
 
     Args:
+        images: float (N, 1, H, W) in [0, 1].
         targets: (N,), the class whose probability is followed, for each image.
-        percentiles: shares of pixels that are kept (best lost) and lost (worst lost), in percent.
+        baseline: (N, 1, H, W) in [0, 1], what shows where a pixel is gone; default:
+            `blurred(images)`.
 
-    Returns:
-        float32 (N,), half of (probability after losing the worst - after losing the best pixels):
-        0 for a map of no use, above 0 for one that is right.
+    Raises:
+        ValueError: the shapes do not fit, a map is not finite, or `model` cannot take the images.
     """
-    metric = ROADCombined(list(percentiles))
-    ranks = rank_pixels(maps, seed)  # else ties would be lost or kept together
 
-    def scores(batch: Tensor) -> Tensor:
-        # the fill adds noise, which can leave [0, 1]
-        return probabilities(model, batch.clamp(0, 1))
+    def __init__(
+        self, model: nn.Module, images: Tensor, targets: np.ndarray, baseline: Tensor | None = None
+    ):
+        self.model, self.images = model, images
+        self.baseline = blurred(images) if baseline is None else baseline
+        self.targets = torch.as_tensor(targets)
+        if self.baseline.shape != images.shape or self.targets.shape != images.shape[:1]:
+            raise ValueError(f"{tuple(images.shape)} images, {tuple(self.baseline.shape)} baseline "
+                             f"and {tuple(self.targets.shape)} targets do not fit")  # fmt: skip
+        self._of_image, self._of_baseline = self._scores(images), self._scores(self.baseline)
 
-    found = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for rows in torch.arange(len(images)).split(BATCH_SIZE):
-            wanted = [ClassifierOutputTarget(int(k)) for k in np.asarray(targets)[rows]]
-            found.append(metric(images[rows], ranks[rows], wanted, scores))
-    return np.concatenate(found)
+    def deletion(self, maps: np.ndarray, steps: int = STEPS) -> np.ndarray:
+        """Probability of the target while the pixels go, the most important first.
 
+        The faster it falls, the better the map.
 
-def _follow(
-    model: nn.Module,
-    start: Tensor,
-    end: Tensor,
-    maps: np.ndarray,
-    targets: np.ndarray,
-    steps: int,
-) -> np.ndarray:
-    """Probabilities (N, steps + 1) as `start` turns into `end`, the most important pixels first."""
-    ranks = torch.from_numpy(rank_pixels(maps))[:, None].to(start.device)
-    wanted = torch.as_tensor(targets)[:, None]
-    curve = []
-    for step in range(steps + 1):
-        # half a pixel keeps rounding away from the ranks
-        turned = ranks > 1 - step / steps + 0.5 / ranks[0].numel()
-        scores = probabilities(model, torch.where(turned, end, start))
-        curve.append(scores.gather(1, wanted)[:, 0])
-    return torch.stack(curve, dim=1).numpy()
+        Args:
+            maps: (N, H, W).
+            steps: number of equal parts in which the pixels go.
+
+        Returns:
+            float32 (N, steps + 1), from the whole image to the whole baseline.
+        """
+        shown = self._masks(maps, steps)
+        between = [self._scores(self._mix(~mask)) for mask in shown]
+        return torch.stack([self._of_image, *between, self._of_baseline], dim=1).numpy()
+
+    def insertion(self, maps: np.ndarray, steps: int = STEPS) -> np.ndarray:
+        """Probability of the target while the pixels come, the most important first.
+
+        The faster it rises, the better the map. Arguments and result as in `deletion`, from the
+        whole baseline to the whole image.
+        """
+        shown = self._masks(maps, steps)
+        between = [self._scores(self._mix(mask)) for mask in shown]
+        return torch.stack([self._of_baseline, *between, self._of_image], dim=1).numpy()
+
+    def road(
+        self, maps: np.ndarray, percentiles: tuple[int, ...] = PERCENTILES, seed: int = 0
+    ) -> np.ndarray:
+        """How much more it hurts to lose the best pixels than the worst: ROAD, Rong et al. 2022.
+
+        Lost pixels are filled with a noisy mean of their neighbours, so that the shape of the hole
+        does not show. The filling is pytorch-grad-cam's, and the result that of its `ROADCombined`.
+
+        Args:
+            maps: (N, H, W).
+            percentiles: shares of the pixels that stay, in percent; results are averaged.
+            seed: of the noise.
+
+        Returns:
+            float32 (N,), half of (probability without the worst pixels - without the best): 0 for
+            a map of no use, above 0 for one that is right.
+        """
+        ranks = torch.from_numpy(rank_pixels(maps, seed))  # else ties would go or stay together
+        imputer = NoisyLinearImputer()
+
+        def without(kind: type[RemoveMostRelevantFirst], percentile: int) -> Tensor:
+            remove = kind(percentile, imputer)
+            filled = [remove(image, rank) for image, rank in zip(self.images.cpu(), ranks)]
+            return self._scores(torch.stack(filled).clamp(0, 1))  # the noise can leave [0, 1]
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            worst = [without(RemoveLeastRelevantFirst, share) for share in percentiles]
+            best = [without(RemoveMostRelevantFirst, share) for share in percentiles]
+        return ((torch.stack(worst).mean(dim=0) - torch.stack(best).mean(dim=0)) / 2).numpy()
+
+    def _scores(self, images: Tensor) -> Tensor:
+        return probabilities(self.model, images).gather(1, self.targets[:, None])[:, 0]
+
+    def _masks(self, maps: np.ndarray, steps: int) -> list[Tensor]:
+        """The best 1/steps, 2/steps ... of the pixels, without none and all: bool (N, 1, H, W)."""
+        ranks = torch.from_numpy(rank_pixels(maps))[:, None].to(self.images.device)
+        half_a_pixel = 0.5 / ranks[0].numel()  # keeps rounding away
+        return [ranks > 1 - step / steps + half_a_pixel for step in range(1, steps)]
+
+    def _mix(self, shown: Tensor) -> Tensor:
+        return torch.where(shown, self.images, self.baseline)

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from lanmsff.evaluate import accuracy_interval
+from lanmsff.intervals import bootstrap_over_groups
 
 
 def region_shares(maps: np.ndarray, regions: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -101,35 +102,38 @@ class Means:
 
 
 def means_by_yaw(
-    values: np.ndarray, yaw: np.ndarray, subject: np.ndarray, draws: int = 2000, seed: int = 0
+    values: np.ndarray, yaw: np.ndarray, subject: np.ndarray, draws: int = 2000
 ) -> Means:
-    """Mean of `values` at each yaw, with a bootstrap over people.
-
-    Faces of one person are alike, so people are drawn with replacement and not faces: the interval
-    (2.5 to 97.5 %) says how the mean would move with other people.
+    """Mean of `values` at each yaw, with intervals from a bootstrap over people.
 
     Args:
         values: (N, ...), one or more values of each face; NaN is left out.
         yaw: (N,), degrees, or any other quantity to group by.
         subject: (N,), the person.
-        draws: bootstrap samples.
-        seed: of the draws.
-    """
-    values = np.asarray(values, np.float64)
-    at, group = np.unique(yaw, return_inverse=True)
-    people, person = np.unique(subject, return_inverse=True)
-    known = ~np.isnan(values)
-    sums, counts = np.zeros((2, len(people), len(at), *values.shape[1:]))
-    np.add.at(sums, (person, group), np.where(known, values, 0))
-    np.add.at(counts, (person, group), known)
+        draws: bootstrap samples at each yaw.
 
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(people), np.full(len(people), 1 / len(people)), draws)
-    with np.errstate(invalid="ignore"):  # a yaw at which nothing is known gives NaN
-        mean = sums.sum(axis=0) / counts.sum(axis=0)
-        drawn = np.tensordot(weights, sums, 1) / np.tensordot(weights, counts, 1)
-    low, high = np.nanquantile(drawn, (0.025, 0.975), axis=0)
-    return Means(at, mean, low, high)
+    Raises:
+        ValueError: lengths that differ, or a yaw that only one person was seen at.
+    """
+    values, yaw, subject = np.asarray(values, np.float64), np.asarray(yaw), np.asarray(subject)
+    if not yaw.shape == subject.shape == values.shape[:1]:
+        raise ValueError(f"{len(values)} values, yaws of shape {yaw.shape}, subjects of shape "
+                         f"{subject.shape}")  # fmt: skip
+    at = np.unique(yaw)
+    means, bounds = [], []
+    for place in at:
+        here = yaw == place
+        means.append(_mean_of_known(values[here]))
+        bounds.append(bootstrap_over_groups(values[here], subject[here], _mean_of_known, draws))
+    low, high = zip(*bounds)
+    return Means(at, np.array(means), np.array(low), np.array(high))
+
+
+def _mean_of_known(rows: np.ndarray) -> np.ndarray:
+    """Mean over the first axis without NaN; NaN where nothing is known."""
+    known = ~np.isnan(rows)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, rows, 0).sum(axis=0) / known.sum(axis=0)
 
 
 def _checked(
