@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +14,9 @@ import torch
 from lanmsff.data import replacing
 
 PACKAGES = ("torch", "numpy", "safetensors", "scikit-learn")
+# a list of numbers as `json` indents it; a text cannot look like it, for it has no line breaks
+_NUMBER = r"(?:-?\d[\d.eE+-]*|null)"
+_NUMBERS = re.compile(rf"\[\n\s+{_NUMBER}(?:,\n\s+{_NUMBER})*\n\s*\]")
 
 
 def package_version() -> str:
@@ -60,9 +64,11 @@ def device_name(device: torch.device) -> str:
 
 
 def write_record(path: str | Path, record: dict[str, Any]) -> None:
-    """Write `record` as JSON, aside first and then moved into place."""
+    """Write `record` as JSON, aside first and then moved into place; a list of numbers is a line."""
+    text = json.dumps(record, indent=1)
+    text = _NUMBERS.sub(lambda found: f"[{' '.join(found[0][1:-1].split())}]", text)
     with replacing(path) as aside:
-        aside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        aside.write_text(text + "\n", encoding="utf-8")
 
 
 def read_record(path: str | Path) -> dict[str, Any]:

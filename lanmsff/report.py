@@ -1,0 +1,49 @@
+"""All that a record says of the scores of one network on one set of test faces."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lanmsff.calibration import calibration
+from lanmsff.data import FaceSet
+from lanmsff.evaluate import accuracy_interval, evaluate
+
+
+def report(faces: FaceSet, logits: Tensor, temperature: float) -> dict[str, Any]:
+    """Scores of N faces.
+
+    Args:
+        faces: N test faces.
+        logits: float (N, K), of these faces in their order.
+        temperature: fitted on validation faces; see `lanmsff.calibration`.
+
+    Returns:
+        `parts` (see `evaluate`), `calibration` as the logits are and `calibration_scaled` after
+        division by the temperature, and, where the set says how faces are turned, `yaw` (see
+        `by_yaw`).
+    """
+    found = {
+        "parts": evaluate(faces, logits),
+        "calibration": calibration(logits, faces.labels),
+        "calibration_scaled": calibration(logits / temperature, faces.labels),
+    }
+    if faces.yaw is not None:
+        found["yaw"] = by_yaw(faces.yaw, logits.argmax(1).numpy() == faces.labels)
+    return found
+
+
+def by_yaw(yaw: np.ndarray, correct: np.ndarray) -> list[dict[str, Any]]:
+    """For each yaw of N faces, ascending: `yaw` in degrees, `n`, `correct`, `accuracy` and its
+    95 % Wilson interval.
+
+    Args:
+        yaw: (N,), degrees.
+        correct: bool (N,).
+    """
+    rows = []
+    for angle in np.unique(yaw):
+        n, right = int((yaw == angle).sum()), int(correct[yaw == angle].sum())
+        rows.append({"yaw": float(angle), "n": n, "correct": right, "accuracy": right / n,
+                     "accuracy_95": accuracy_interval(right, n)})  # fmt: skip
+    return rows
