@@ -12,8 +12,19 @@ Their code turns every training face into four before training starts (64x64 thr
 pictures are computed when a batch asks for them, the same in every epoch, and never stored.
 `OnlineVariants` shows each face once in an epoch, as one of the four with fresh draws. One
 difference to the authors remains: turning and enlarging are one bilinear step here, two there.
+
+`Views` is the augmentation of our own recipe: each face once in an epoch, changed a little in
+every way at once.
+
+All draws of an epoch are made when it starts, from (seed, epoch) alone, on the CPU, and then lie
+beside the faces, always in the same memory: a resumed epoch sees the same images, a GPU the same
+as a CPU, and no batch waits for a draw or for a copy.
 """
 
+import math
+from typing import Protocol
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,6 +53,29 @@ def to_float(images: Tensor) -> Tensor:
     return images[:, None].float() / 255
 
 
+class Images(Protocol):
+    """The training images of a set of N faces on the device: `len`, and batches by number."""
+
+    faces: Tensor  # uint8 (N, 64, 64)
+
+    def __len__(self) -> int:
+        """The number of images in an epoch."""
+        ...
+
+    def start_epoch(self, epoch: int) -> None:
+        """Make the draws of epoch `epoch`, counted from 0; a new set has those of epoch 0."""
+
+    def batch(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """The images of `items`, int64 (B,): float32 (B, 1, 64, 64) in [0, 1], and their faces."""
+        ...
+
+
+def draws_generator(seed: int, epoch: int) -> torch.Generator:
+    """Of all draws of one epoch; its stream has nothing in common with that of another epoch."""
+    mixed = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+    return torch.Generator().manual_seed(mixed)
+
+
 class Variants:
     """Faces and the four ways to show them, computed on the device of the faces.
 
@@ -51,28 +85,27 @@ class Variants:
 
     def __init__(self, faces: Tensor):
         self.faces = faces
+        n, device = len(faces), faces.device
+        self.radians = torch.zeros(n, device=device)
+        self.cut = torch.zeros(n, 2, device=device)  # x, y off the centre, in half sides
 
-    def _draw(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """For `n` faces: angles in radians (n,), and cuts (n, 2) as x, y off the centre.
-
-        Cuts are in units of half a side, those of `affine_grid`.
-        """
+    def _draw(self, generator: torch.Generator) -> None:
+        """Draw an angle and a cut for every face, into the tensors that are there."""
+        n = len(self.faces)
         degrees = torch.randint(-MAX_DEGREES, MAX_DEGREES + 1, (n,), generator=generator)
         offset = torch.randint(0, ENLARGED - SIDE + 1, (n, 2), generator=generator)
-        cut = (offset - (ENLARGED - SIDE) / 2) * 2 / ENLARGED
-        return torch.deg2rad(degrees.float()).to(self.faces.device), cut.to(self.faces.device)
+        self.radians.copy_(torch.deg2rad(degrees.float()))
+        self.cut.copy_((offset - (ENLARGED - SIDE) / 2) * 2 / ENLARGED)
 
-    def _show(self, face: Tensor, variant: Tensor, radians: Tensor, cut: Tensor) -> Tensor:
-        """Variants of faces (B,): float32 (B, 1, 64, 64) in [0, 1]."""
+    def _show(self, face: Tensor, variant: Tensor) -> Tensor:
+        """Variants (B,) of faces (B,): float32 (B, 1, 64, 64) in [0, 1]."""
         turned, moved = variant == TURN, variant == CROP
-        angle = torch.where(turned, radians, 0.0)
+        angle = torch.where(turned, self.radians[face], 0.0)
         zoom = torch.where(turned | moved, SIDE / ENLARGED, 1.0)
         mirror = torch.where(variant == MIRROR, -1.0, 1.0)
-        shift = torch.where(moved[:, None], cut, 0.0)
+        shift = torch.where(moved[:, None], self.cut[face], 0.0)
         cos, sin = zoom * torch.cos(angle), zoom * torch.sin(angle)
-        # where each output point is read in the face: (B, 2, 3), in units of half a side
-        rows = [mirror * cos, -sin, shift[:, 0], sin, cos, shift[:, 1]]
-        affine = torch.stack(rows, dim=1).reshape(-1, 2, 3)
+        affine = _affine(mirror * cos, -sin, shift[:, 0], sin, cos, shift[:, 1])
 
         images = to_float(self.faces[face])
         grid = F.affine_grid(affine, list(images.shape), align_corners=False)
@@ -92,29 +125,137 @@ class OfflineVariants(Variants):
 
     def __init__(self, faces: Tensor, seed: int):
         super().__init__(faces)
-        generator = torch.Generator().manual_seed(seed)
-        self.radians, self.cut = self._draw(len(faces), generator)
+        self._draw(torch.Generator().manual_seed(seed))
 
     def __len__(self) -> int:
         return VARIANTS * len(self.faces)
 
+    def start_epoch(self, epoch: int) -> None:
+        """Every epoch has the same images."""
+
     def batch(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """The images of `items`, int64 (B,): float32 (B, 1, 64, 64) in [0, 1], and their faces."""
+        """See `Images`."""
         face = items // VARIANTS
-        images = self._show(face, items % VARIANTS, self.radians[face], self.cut[face])
-        return images, face
+        return self._show(face, items % VARIANTS), face
 
 
 class OnlineVariants(Variants):
-    """Every face once, as one of its four images, with new draws whenever it is asked for.
+    """Every face once, as one of its four images, drawn anew in every epoch; item i is face i."""
 
-    The draws come from PyTorch's global generator on the CPU.
-    """
+    def __init__(self, faces: Tensor, seed: int):
+        super().__init__(faces)
+        self.seed = seed
+        self.variant = torch.zeros(len(faces), dtype=torch.int64, device=faces.device)
+        self.start_epoch(0)
 
     def __len__(self) -> int:
         return len(self.faces)
 
+    def start_epoch(self, epoch: int) -> None:
+        """See `Images`."""
+        generator = draws_generator(self.seed, epoch)
+        self.variant.copy_(torch.randint(0, VARIANTS, (len(self),), generator=generator))
+        self._draw(generator)
+
     def batch(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """As `OfflineVariants.batch`; item i is face i."""
-        variant = torch.randint(0, VARIANTS, (len(items),)).to(items.device)
-        return self._show(items, variant, *self._draw(len(items))), items
+        """See `Images`."""
+        return self._show(items, self.variant[items]), items
+
+
+class Views:
+    """Every face once, mirrored, turned, zoomed, moved, relit and covered at random.
+
+    Turning, zooming and moving are one bilinear step; outside of a face its edge is repeated. All
+    draws are uniform, and each strength of 0 leaves the face as it is in that respect.
+
+    Args:
+        faces: uint8 (N, 64, 64).
+        seed: of the draws, which are new in every epoch.
+        mirror: probability of the mirror image.
+        degrees: of turning, up to so many either way.
+        zoom: in [0, 1), a face is up to this share larger or smaller.
+        shift: up to this share of the side, each way.
+        light: contrast changes by up to this share; brightness by up to half of it, of full white.
+        erase: probability that a rectangle with sides of `COVERED` is filled with the face's mean
+            (Zhong et al., "Random erasing data augmentation", AAAI 2020).
+    """
+
+    COVERED = (0.15, 0.45)  # of the face's side
+
+    def __init__(
+        self,
+        faces: Tensor,
+        seed: int,
+        *,
+        mirror: float,
+        degrees: float,
+        zoom: float,
+        shift: float,
+        light: float,
+        erase: float,
+    ):
+        self.faces, self.seed = faces, seed
+        self.mirror, self.degrees, self.zoom, self.shift = mirror, degrees, zoom, shift
+        self.light, self.erase = light, erase
+        self.draws = torch.zeros(len(faces), 12, device=faces.device)
+        self.start_epoch(0)
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def start_epoch(self, epoch: int) -> None:
+        """See `Images`."""
+        self.draws.copy_(torch.rand(self.draws.shape, generator=draws_generator(self.seed, epoch)))
+
+    def batch(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Images`; item i is face i."""
+        share = self.draws[items].unbind(1)  # uniform in [0, 1), twelve for a face
+        mirrored, turned, zoomed, right, down, contrast, brightness, covered, *place = share
+        images = self._move(to_float(self.faces[items]), mirrored, turned, zoomed, right, down)
+        images = self._relight(images, contrast, brightness)
+        return self._cover(images, covered, *place).clamp(0, 1), items
+
+    def _move(
+        self, images: Tensor, mirrored: Tensor, turned: Tensor, zoomed: Tensor, right: Tensor,
+        down: Tensor,
+    ) -> Tensor:  # fmt: skip
+        angle = _signed(turned) * math.radians(self.degrees)
+        scale = 1 / (1 + self.zoom * _signed(zoomed))
+        mirror = torch.where(mirrored < self.mirror, -1.0, 1.0)
+        cos, sin = scale * torch.cos(angle), scale * torch.sin(angle)
+        x, y = (2 * self.shift * _signed(way) for way in (right, down))  # in half sides
+        affine = _affine(mirror * cos, -sin, x, mirror * sin, cos, y)
+        grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+    def _relight(self, images: Tensor, contrast: Tensor, brightness: Tensor) -> Tensor:
+        mean = images.mean(dim=(2, 3), keepdim=True)
+        factor = 1 + self.light * _signed(contrast)[:, None, None, None]
+        added = self.light / 2 * _signed(brightness)[:, None, None, None]
+        return (images - mean) * factor + mean + added
+
+    def _cover(
+        self, images: Tensor, covered: Tensor, width: Tensor, height: Tensor, x: Tensor, y: Tensor
+    ) -> Tensor:
+        least, most = self.COVERED
+        pixels = (torch.arange(SIDE, device=images.device) + 0.5) / SIDE
+
+        def inside(length: Tensor, place: Tensor) -> Tensor:
+            """Rows or columns of the rectangle, which lies wholly in the face: bool (B, 64)."""
+            length = least + (most - least) * length[:, None]
+            start = (1 - length) * place[:, None]
+            return (pixels >= start) & (pixels < start + length)
+
+        rectangle = inside(height, y)[:, None, :, None] & inside(width, x)[:, None, None, :]
+        rectangle = rectangle & (covered < self.erase)[:, None, None, None]
+        return torch.where(rectangle, images.mean(dim=(2, 3), keepdim=True), images)
+
+
+def _signed(share: Tensor) -> Tensor:
+    """Uniform in [0, 1) -> uniform in [-1, 1)."""
+    return 2 * share - 1
+
+
+def _affine(*rows: Tensor) -> Tensor:
+    """Where each output point is read in the face: (B, 2, 3), in units of half a side."""
+    return torch.stack(rows, dim=1).reshape(-1, 2, 3)

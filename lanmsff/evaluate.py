@@ -28,6 +28,7 @@ def predict(
     device: torch.device,
     precision: str = "float32",
     progress: bool = False,
+    mirror: bool = False,
 ) -> Tensor:
     """Logits of faces.
 
@@ -35,6 +36,7 @@ def predict(
         model: takes (N, 1, 64, 64) in [0, 1]; is moved to `device`, and left in the mode (training
             or evaluation) in which it came.
         images: uint8 (N, H, W), any size.
+        mirror: give the mean of a face's logits and those of its mirror image.
 
     Returns:
         float32 (N, K) on the CPU.
@@ -47,8 +49,11 @@ def predict(
     try:
         with torch.inference_mode(), autocast(device, precision):
             for batch in tqdm(batches, unit="batch", desc="scoring", disable=not progress):
-                faces = to_float(resize(batch.to(device)))
-                logits.append(model(to_device(faces, device)).float().cpu())
+                faces = to_device(to_float(resize(batch.to(device))), device)
+                found = model(faces).float()
+                if mirror:
+                    found = (found + model(faces.flip(3)).float()) / 2
+                logits.append(found.cpu())
     finally:
         model.train(training)
     return torch.cat(logits) if logits else torch.empty(0)

@@ -7,6 +7,8 @@ A run is a folder:
     last.safetensors         the weights of the last epoch, which the authors score
     record.json              what was asked, the history, the environment
 
+Where the recipe averages weights, these are the averaged ones, and so are those validated.
+
 A run that is killed and resumed ends with the same weights, to the bit, as one that was not, on
 the same machine: every draw comes from a generator that is either seeded by (seed, epoch) or
 saved, and a checkpoint is moved into place whole.
@@ -23,16 +25,18 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from lanmsff.augment import OfflineVariants, OnlineVariants, resize
+from lanmsff.augment import Images, OfflineVariants, OnlineVariants, Views, resize
+from lanmsff.average import Average
 from lanmsff.data import FaceSet, replacing
 from lanmsff.device import autocast, to_device
 from lanmsff.evaluate import predict
+from lanmsff.labels import soft_labels
 from lanmsff.model import LANMSFF
-from lanmsff.recipes import RECIPES
+from lanmsff.recipes import Recipe, learning_rate, pick_recipe
 from lanmsff.results import environment, git_commit, write_record
 from lanmsff.weights import save_weights
 
@@ -56,6 +60,7 @@ class Run:
         epochs: ends the run earlier or later than the recipe's number of epochs.
         seed: of the initial weights, the augmentation, the order of the images and dropout.
         resume: go on with the run in `out` if there is one.
+        changes: settings of the recipe that are to be others, by name; see `Recipe`.
         model_options: keyword arguments of `LANMSFF`, for ablations.
 
     Raises:
@@ -74,22 +79,29 @@ class Run:
         epochs: int | None = None,
         seed: int = 0,
         resume: bool = False,
+        changes: dict[str, Any] | None = None,
         **model_options: Any,
     ):
         if not 0 <= seed < MAX_SEED:
             raise RunError(f"seed must lie in 0 .. {MAX_SEED - 1}, got {seed}")
         self.out = Path(out)
-        self.recipe = RECIPES[recipe]
+        self.recipe = pick_recipe(recipe, changes)
         self.epochs = epochs or self.recipe.epochs
         self.device, self.precision, self.seed = device, precision, seed
         self.classes = faces.classes
-        # What a resumed run must have in common with the one that it goes on with.
+        # What a resumed run must have in common with the one that it goes on with; a schedule that
+        # is drawn over all epochs cannot be given more of them later.
+        open_ended = self.recipe.schedule == "plateau"
         self.asked = {
             "recipe": recipe,
-            "settings": asdict(self.recipe) | {"epochs": None},
+            "settings": asdict(self.recipe) | {"epochs": None if open_ended else self.epochs},
             "seed": seed,
             "precision": precision,
-            "model": {"num_classes": len(faces.classes), **model_options},
+            "model": {
+                "num_classes": len(faces.classes),
+                "dropout": self.recipe.dropout,
+                **model_options,
+            },
             "dataset": faces.meta["dataset"],
             "rule": faces.meta["rule"],
             "data_sha256": faces.sha256,
@@ -103,10 +115,9 @@ class Run:
 
         torch.manual_seed(seed)
         self.model = to_device(LANMSFF(**self.asked["model"]), device)
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=self.recipe.learning_rate, eps=self.recipe.adam_eps,
-            fused=True,
-        )  # fmt: skip
+        decay = self.recipe.average
+        self.average = Average(self.model, decay) if decay else None
+        self.optimizer = make_optimizer(self.model, self.recipe)
         self.plateau = ReduceLROnPlateau(
             self.optimizer,
             factor=self.recipe.plateau_factor,
@@ -116,11 +127,11 @@ class Run:
             eps=0.0,  # however small, a reduction is made, as in Keras
         )
         images = resize(torch.from_numpy(train.images).to(device))
-        if self.recipe.augmentation == "offline":
-            self.images = OfflineVariants(images, seed)
-        else:
-            self.images = OnlineVariants(images)
+        self.images = make_images(images, self.recipe, seed)
         self.labels = torch.from_numpy(train.labels).to(device)
+        votes = soft_labels(train) if self.recipe.soft_labels else None
+        # class numbers (N,), or distributions (N, K)
+        self.targets = self.labels if votes is None else torch.from_numpy(votes).to(device)
         self.val_images = resize(torch.from_numpy(val.images))
         self.val_labels = torch.from_numpy(val.labels)
         self.history: list[dict[str, float]] = []
@@ -130,6 +141,11 @@ class Run:
         self.seconds = 0.0  # spent in this and earlier sittings
         if checkpoint:
             self._restore(*checkpoint)
+
+    @property
+    def scored_model(self) -> LANMSFF:
+        """The network that is validated and saved: the averaged one, where there is one."""
+        return self.average.model if self.average else self.model
 
     @property
     def epoch(self) -> int:
@@ -144,8 +160,9 @@ class Run:
     @property
     def finished(self) -> str | None:
         """Why there is nothing left to do, or None."""
-        if self.best and self.epoch - self.best["epoch"] >= self.recipe.stop_patience:
-            return f"validation loss did not fall for {self.recipe.stop_patience} epochs"
+        patience = self.recipe.stop_patience
+        if patience and self.best and self.epoch - self.best["epoch"] >= patience:
+            return f"validation loss did not fall for {patience} epochs"
         if self.epoch >= self.epochs:
             return f"{self.epochs} epochs done"
         return None
@@ -180,6 +197,7 @@ class Run:
 
     def _train_epoch(self, progress: bool) -> None:
         """The rest of the current epoch, from `self.step` on."""
+        self.images.start_epoch(self.epoch)
         order = torch.randperm(len(self.images), generator=self._generator(self.epoch))
         batches = order.to(self.device).split(self.recipe.batch_size)
         bar = tqdm(
@@ -194,7 +212,13 @@ class Run:
         saved = time.monotonic()
         with bar:
             for items in batches[self.step :]:
+                done = self.epoch * len(batches) + self.step
+                if self.recipe.schedule == "cosine":  # the rate at the middle of the step
+                    share = (done + 0.5) / (self.epochs * len(batches))
+                    self._set_rate(learning_rate(self.recipe, share))
                 self.train_step(items)
+                if self.average:
+                    self.average.update(done + 1)
                 self.step += 1
                 drawn = bar.update(len(items))
                 if drawn or self.step == len(batches):  # read the device only then
@@ -210,7 +234,9 @@ class Run:
         labels = self.labels[faces]
         with autocast(self.device, self.precision):
             logits = self.model(to_device(images, self.device))
-        loss = F.cross_entropy(logits.float(), labels)
+        loss = F.cross_entropy(
+            logits.float(), self.targets[faces], label_smoothing=self.recipe.label_smoothing
+        )
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -221,7 +247,10 @@ class Run:
         """Validate, note the epoch, adapt the learning rate, write weights and checkpoint."""
         trained = self._clock()
         loss, accuracy = self._means()
-        logits = predict(self.model, self.val_images, self.device, self.precision)
+        logits = predict(
+            self.scored_model, self.val_images, self.device, self.precision,
+            mirror=self.recipe.test_mirror,
+        )  # fmt: skip
         val_loss = F.cross_entropy(logits, self.val_labels).item()
         if not math.isfinite(val_loss):
             raise self._broken(f"the validation loss is {val_loss}")
@@ -237,14 +266,15 @@ class Run:
             "seconds": self._clock(),
         }
         self.history.append(epoch)
-        self.plateau.step(val_loss)
+        if self.recipe.schedule == "plateau":
+            self.plateau.step(val_loss)
         self.step = 0
         self.sums.zero_()
         origin = self.asked | {"epoch": self.epoch, "val_accuracy": val_accuracy}
         origin["commit"] = git_commit()
         if self.best is epoch:
-            save_weights(self.model, self.out / BEST, self.classes, origin)
-        save_weights(self.model, self.out / LAST, self.classes, origin)
+            save_weights(self.scored_model, self.out / BEST, self.classes, origin)
+        save_weights(self.scored_model, self.out / LAST, self.classes, origin)
         self._save_checkpoint()
         write_record(self.out / RECORD, self.record())
         if progress:
@@ -252,6 +282,10 @@ class Run:
                 f"epoch {self.epoch}: loss {loss:.4f}, accuracy {accuracy:.4f}; validation loss "
                 f"{val_loss:.4f}, accuracy {val_accuracy:.4f}{' (best)' * (self.best is epoch)}"
             )
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
     def _means(self) -> tuple[float, float]:
         """Loss and accuracy of the current epoch so far."""
@@ -279,6 +313,9 @@ class Run:
         self._clock()
         state = self.optimizer.state_dict()
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        if self.average:
+            averaged = self.average.model.state_dict()
+            tensors |= {f"average.{name}": value for name, value in averaged.items()}
         for index, moments in state["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
         tensors["sums"] = self.sums
@@ -324,15 +361,18 @@ class Run:
         return header, tensors
 
     def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        weights = {n.removeprefix("model."): t for n, t in tensors.items() if n[:6] == "model."}
-        self.model.load_state_dict(weights)
+        def parts(kind: str) -> dict[str, Tensor]:
+            return {n.removeprefix(kind): t for n, t in tensors.items() if n.startswith(kind)}
+
+        self.model.load_state_dict(parts("model."))
+        if self.average:
+            self.average.model.load_state_dict(parts("average."))
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind == "optimizer":
-                index, _, key = rest.partition(".")
-                moments.setdefault(int(index), {})[key] = tensor
-        for index, parameter in enumerate(self.model.parameters()):
+        for name, tensor in parts("optimizer.").items():
+            index, _, key = name.partition(".")
+            moments.setdefault(int(index), {})[key] = tensor
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for index, parameter in enumerate(parameters):
             for key, tensor in moments[index].items():
                 # The fused optimiser walks through memory: moments must lie as their weights do.
                 if tensor.shape == parameter.shape:
@@ -346,3 +386,30 @@ class Run:
         torch.set_rng_state(tensors["rng.cpu"])
         if self.device.type == "cuda" and "rng.cuda" in tensors:  # not in one begun on a CPU
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+
+
+def make_images(faces: Tensor, recipe: Recipe, seed: int) -> Images:
+    """The training images that the recipe makes of faces, uint8 (N, 64, 64)."""
+    if recipe.augmentation == "offline":
+        return OfflineVariants(faces, seed)
+    if recipe.augmentation == "online":
+        return OnlineVariants(faces, seed)
+    return Views(
+        faces, seed, mirror=recipe.mirror, degrees=recipe.degrees, zoom=recipe.zoom,
+        shift=recipe.shift, light=recipe.light, erase=recipe.erase,
+    )  # fmt: skip
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW, which without weight decay is Adam.
+
+    Kernels and matrices decay; biases and the scales of batch norm do not, since pulling those to
+    zero limits nothing but the fit (He et al., "Bag of tricks", CVPR 2019).
+    """
+    parameters = list(model.parameters())
+    decayed = [p for p in parameters if p.ndim > 1]
+    kept = [p for p in parameters if p.ndim <= 1]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": kept}],
+        lr=recipe.learning_rate, eps=recipe.adam_eps, weight_decay=0.0, fused=True,
+    )  # fmt: skip

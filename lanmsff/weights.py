@@ -7,7 +7,8 @@ as one JSON text under the key `lanmsff`:
     config      arguments of `LANMSFF` (a drawn permutation is among the tensors)
     classes     class names in the order of the logits
     image       side in pixels, channels, and the values that pixels have
-    recipe, dataset, accuracy, version, commit ...   where the weights come from
+    recipe, settings    how they were trained: the recipe's name and every one of its settings
+    dataset, accuracy, version, commit ...   where the weights come from
 """
 
 import json
@@ -38,6 +39,11 @@ class Weights:
     @property
     def classes(self) -> list[str]:
         return self.info["classes"]
+
+    @property
+    def mirror(self) -> bool:
+        """Whether their recipe scores the mean of each face and its mirror image; see `predict`."""
+        return bool(self.info.get("settings", {}).get("test_mirror", False))
 
 
 def save_weights(
@@ -119,6 +125,23 @@ def find_weights(name: str | Path) -> Path:
         return shipped
     known = ", ".join(pretrained_names()) or "none"
     raise FileNotFoundError(f"{name}: no such file, run or shipped weights (shipped: {known})")
+
+
+def load_pretrained(name: str, classes: list[str] | None = None) -> Weights:
+    """Weights that come with the package, as `load_weights` returns them.
+
+    Args:
+        name: one of `pretrained_names()`.
+        classes: as in `load_weights`.
+
+    Raises:
+        FileNotFoundError: no weights by that name are shipped; the text lists those that are.
+        ValueError: as in `load_weights`.
+    """
+    if name not in pretrained_names():
+        known = ", ".join(pretrained_names()) or "none"
+        raise FileNotFoundError(f"{name}: no such shipped weights (shipped: {known})")
+    return load_weights(PRETRAINED / f"{name}.safetensors", classes)
 
 
 def pretrained_names() -> list[str]:

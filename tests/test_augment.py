@@ -1,10 +1,12 @@
 """The augmentation, each variant against the authors' steps done by other libraries."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
+from scipy import ndimage, stats
 from torchvision.transforms.v2 import functional as TF
 
 from lanmsff.augment import (
@@ -17,6 +19,7 @@ from lanmsff.augment import (
     VARIANTS,
     OfflineVariants,
     OnlineVariants,
+    Views,
     resize,
     to_float,
 )
@@ -205,25 +208,19 @@ def test_images_stay_in_the_range_of_the_network():
 
 
 def test_online_shows_each_face_once_with_new_draws(faces):
-    variants = OnlineVariants(faces)
+    variants = OnlineVariants(faces, seed=0)
     assert len(variants) == len(faces)
     items = torch.arange(len(faces)).flip(0)
-    torch.manual_seed(0)
     images, shown = variants.batch(items)
     assert torch.equal(shown, items)
     assert images.shape == (len(faces), 1, SIDE, SIDE)
     assert images.min() >= 0 and images.max() <= 1
-    again, _ = variants.batch(items)
-    assert not torch.equal(again, images)
-    torch.manual_seed(0)
-    assert torch.equal(variants.batch(items)[0], images)  # so a saved generator state is enough
-
-
-def test_online_draws_anew_for_every_batch(faces):
-    torch.manual_seed(0)
-    batches = [OnlineVariants(faces).batch(torch.tensor([7]))[0] for _ in range(80)]
-    # about 20 times the face and 20 its mirror; hardly two turns or cuts are alike
-    assert 25 < len({tuple(images.flatten().tolist()) for images in batches}) < 55
+    # about 20 times the face and 20 its mirror in 80 epochs; hardly two turns or cuts are alike
+    seen = set()
+    for epoch in range(80):
+        variants.start_epoch(epoch)
+        seen.add(tuple(variants.batch(torch.tensor([7]))[0].flatten().tolist()))
+    assert 25 < len(seen) < 55
 
 
 def test_online_shows_all_four_alike():
@@ -231,8 +228,7 @@ def test_online_shows_all_four_alike():
     picture = torch.full((SIDE, SIDE), 255, dtype=torch.uint8)
     picture[:, : SIDE // 2] = 100
     picture[0] = 0  # gone or blurred in what is enlarged
-    variants = OnlineVariants(picture.expand(1200, SIDE, SIDE))
-    torch.manual_seed(0)
+    variants = OnlineVariants(picture.expand(1200, SIDE, SIDE), seed=0)
     images, _ = variants.batch(torch.arange(1200))
     plain = to_float(picture[None])
     is_face = (images - plain).abs().amax(dim=(1, 2, 3)) < 1e-3
@@ -241,3 +237,130 @@ def test_online_shows_all_four_alike():
     counts.append(1200 - sum(counts))
     # binomial, standard deviation 15 and 17
     assert counts == pytest.approx([300, 300, 600], abs=70)
+
+
+# --- views: our own recipe's
+
+OFF = dict.fromkeys(("mirror", "degrees", "zoom", "shift", "light", "erase"), 0.0)
+ALL = {"mirror": 0.5, "degrees": 12.0, "zoom": 0.15, "shift": 0.08, "light": 0.3, "erase": 0.5}
+
+
+def views(faces, **strengths):
+    """All faces, (N, 64, 64), and the set that shows them."""
+    shown = Views(faces, seed=0, **(OFF | strengths))
+    return shown.batch(torch.arange(len(faces)))[0][:, 0], shown
+
+
+def uniform(values, low, high):
+    """Whether draws fill their range evenly (Kolmogorov-Smirnov)."""
+    return stats.kstest(values, "uniform", (low, high - low)).pvalue > 1e-3
+
+
+def test_without_strength_a_view_is_the_face(faces):
+    images, shown = views(faces)
+    torch.testing.assert_close(images, to_float(faces)[:, 0], rtol=0, atol=ROUNDING)
+    assert len(shown) == len(faces)
+
+
+@pytest.mark.parametrize("ingredient", OFF)
+def test_every_ingredient_changes_faces_by_itself(faces, ingredient):
+    images, _ = views(faces, **{ingredient: ALL[ingredient]})
+    changed = (images - to_float(faces)[:, 0]).abs().amax(dim=(1, 2)) > 0.01
+    probability = ALL[ingredient] if ingredient in ("mirror", "erase") else 1
+    assert changed.float().mean().item() == pytest.approx(probability, abs=0.25)
+
+
+def test_a_mirrored_view_is_the_mirror_image(faces):
+    images, _ = views(faces, mirror=1.0)
+    torch.testing.assert_close(images, to_float(faces)[:, 0].flip(2), rtol=0, atol=ROUNDING)
+
+
+def test_a_view_is_moved_as_torchvision_moves(faces):
+    """Mirror, turn, zoom and shift in one step, away from the border."""
+    images, shown = views(faces, mirror=0.5, degrees=12.0, zoom=0.15, shift=0.08)
+    mirrored, turned, zoomed, right, down = (2 * shown.draws - 1).unbind(1)[:5]
+    bilinear = TF.InterpolationMode.BILINEAR
+    for k, image in enumerate(images):
+        face = to_float(faces[k : k + 1])[0]
+        # read there = moved the other way, after turning and enlarging about the centre
+        angle, scale = math.radians(12 * turned[k]), 1 + 0.15 * zoomed[k].item()
+        x, y = (-2 * 0.08 * way[k].item() * SIDE / 2 for way in (right, down))
+        cos, sin = math.cos(angle) * scale, math.sin(angle) * scale
+        expected = TF.affine(
+            face, -12 * turned[k].item(), [cos * x + sin * y, -sin * x + cos * y], scale, [0.0],
+            interpolation=bilinear,
+        )  # fmt: skip
+        if mirrored[k] < 0:  # before all else, as the output sees it
+            expected = expected.flip(2)
+        middle = slice(16, 48)
+        difference = (image - expected[0])[middle, middle].abs()
+        assert difference.max() < 0.01, k
+
+
+def test_light_is_contrast_about_the_mean_and_brightness(faces):
+    images, shown = views(faces, light=0.3)
+    plain = to_float(faces)[:, 0].double()
+    contrast, brightness = (2 * shown.draws.double() - 1)[:, 5:7].unbind(1)
+    mean = plain.mean(dim=(1, 2), keepdim=True)
+    expected = (plain - mean) * (1 + 0.3 * contrast)[:, None, None] + mean
+    expected = (expected + 0.15 * brightness[:, None, None]).clamp(0, 1)
+    torch.testing.assert_close(images.double(), expected, rtol=0, atol=ROUNDING)
+
+
+def test_erasing_covers_one_rectangle_with_the_mean():
+    picture = torch.zeros(SIDE, SIDE, dtype=torch.uint8)
+    picture[::2] = 200  # no pixel has the mean
+    images, _ = views(picture.expand(500, SIDE, SIDE), erase=1.0)
+    covered = (images - 100 / 255).abs() < 1e-6
+    rows, columns = covered.any(2), covered.any(1)
+    assert torch.equal(covered, rows[:, :, None] & columns[:, None, :])
+    for lines in (rows, columns):
+        length = lines.sum(1)
+        first, last = lines.float().argmax(1), SIDE - lines.flip(1).float().argmax(1)
+        assert torch.equal(last - first, length)  # without a gap
+        assert 0.15 * SIDE - 1 <= length.min() < 0.2 * SIDE < 0.4 * SIDE < length.max()
+        assert length.max() <= 0.45 * SIDE + 1
+        assert first.min() == 0 and last.max() == SIDE
+    assert (images[~covered] * 255).round().unique().tolist() == [0, 200]
+
+
+def test_draws_of_views_are_uniform_and_independent():
+    shown = Views(torch.zeros(4000, SIDE, SIDE, dtype=torch.uint8), seed=0, **ALL)
+    assert all(uniform(column, 0, 1) for column in shown.draws.T.numpy())
+    correlation = np.corrcoef(shown.draws.T.numpy()) - np.eye(12)
+    assert np.abs(correlation).max() < 5 / math.sqrt(4000)
+
+
+def test_views_stay_in_the_range_of_the_network():
+    noise = torch.randint(0, 2, (60, SIDE, SIDE), dtype=torch.uint8) * 255
+    images, _ = views(noise, **ALL)
+    assert images.min() == 0 and images.max() == 1
+
+
+@pytest.mark.parametrize("make", [OnlineVariants, lambda faces, seed: Views(faces, seed, **ALL)])
+def test_draws_follow_seed_and_epoch_alone(make, faces):
+    items = torch.arange(len(faces))
+    shown = make(faces, 3)
+    first, _ = shown.batch(items)
+    torch.rand(5)  # the global generator has no say
+    state = torch.get_rng_state()
+    assert torch.equal(make(faces, 3).batch(items)[0], first)
+    shown.start_epoch(1)
+    second, _ = shown.batch(items)
+    assert not torch.equal(second, first)
+    assert not torch.equal(make(faces, 4).batch(items)[0], first)
+    shown.start_epoch(0)
+    assert torch.equal(shown.batch(items)[0], first)
+    assert torch.equal(torch.get_rng_state(), state)
+    for item in (7, 0):  # alone or in a batch
+        torch.testing.assert_close(shown.batch(items[item : item + 1])[0][0], first[item])
+
+
+def test_draws_of_an_epoch_stay_where_they_are(faces):
+    """A captured step reads them from the same memory in every epoch."""
+    for shown in (OnlineVariants(faces, 0), Views(faces, 0, **ALL)):
+        held = [value for value in vars(shown).values() if isinstance(value, torch.Tensor)]
+        places = [tensor.data_ptr() for tensor in held]
+        shown.start_epoch(1)
+        now = [value for value in vars(shown).values() if isinstance(value, torch.Tensor)]
+        assert [tensor.data_ptr() for tensor in now] == places

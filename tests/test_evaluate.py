@@ -191,5 +191,15 @@ def test_predict_in_bfloat16_is_close(model):
     assert not torch.equal(rough.softmax(1), exact)
 
 
+def test_predict_with_the_mirror_image(model):
+    images = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    plain, mirrored = (predict(model, faces, CPU) for faces in (images, images.flip(2)))
+    both = predict(model, images, CPU, mirror=True)
+    torch.testing.assert_close(both, (plain + mirrored) / 2, rtol=1e-4, atol=1e-4)
+    assert (plain - mirrored).abs().max() > 1e-3
+    turned_round = predict(model, images.flip(2), CPU, mirror=True)
+    torch.testing.assert_close(turned_round, both, rtol=1e-4, atol=1e-4)
+
+
 def test_predict_no_faces(model):
     assert len(predict(model, torch.zeros(0, 64, 64, dtype=torch.uint8), CPU)) == 0

@@ -8,10 +8,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import lanmsff
 from lanmsff import LANMSFF, weights
 from lanmsff.weights import (
     Weights,
     find_weights,
+    load_pretrained,
     load_weights,
     pretrained_names,
     save_weights,
@@ -34,7 +36,7 @@ def saved(tmp_path):
     [
         {},
         {"mixing": "permutation", "permutation_seed": 5},
-        {"attention": False, "selection": False},
+        {"attention": "none", "selection": False},
         {"multi_scale": False, "dropout": 0.1},
     ],
     ids=str,
@@ -207,8 +209,28 @@ def test_unknown_names_list_what_is_shipped(tmp_path, monkeypatch):
 
 def test_what_is_shipped_can_be_read():
     for name in pretrained_names():
-        found = load_weights(name)
+        found = load_pretrained(name)
         assert len(found.classes) == found.model.head.out_features
+
+
+def test_load_pretrained_takes_names_alone(saved, monkeypatch):
+    monkeypatch.setattr(weights, "PRETRAINED", saved.parent)
+    found = lanmsff.load_pretrained("toy", CLASSES)
+    assert isinstance(found, Weights) and found.info["dataset"] == "toy"
+    with pytest.raises(ValueError, match="weights for the classes sad, glad, calm"):
+        lanmsff.load_pretrained("toy", CLASSES[::-1])
+    for name in ("other", str(saved), "../toy", str(saved.parent)):
+        with pytest.raises(FileNotFoundError, match=r"no such shipped weights \(shipped: toy\)"):
+            lanmsff.load_pretrained(name)
+
+
+@pytest.mark.parametrize(
+    "origin, mirror",
+    [({}, False), ({"settings": {"test_mirror": True}}, True), ({"settings": {}}, False)],
+)
+def test_scoring_with_the_mirror_image_travels_with_the_weights(origin, mirror, tmp_path):
+    save_weights(LANMSFF(3), tmp_path / "w.safetensors", CLASSES, origin)
+    assert load_weights(tmp_path / "w.safetensors").mirror is mirror
 
 
 # --- writing

@@ -17,6 +17,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_weights(parser)
     add_data(parser)
     parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        help="score the mean of a face and its mirror image (default: as the weights' recipe does)",
+    )
     parser.add_argument("--json", type=Path, help="write the whole record there")
     add_device(parser)
     parser.set_defaults(run=run)
@@ -30,7 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
     if not len(faces):
         raise ValueError(f"{arguments.data}: no faces in split '{arguments.split}'")
     images = torch.from_numpy(faces.images)
-    logits = predict(weights.model, images, device, precision, progress=True)
+    mirror = weights.mirror if arguments.mirror is None else arguments.mirror
+    logits = predict(weights.model, images, device, precision, progress=True, mirror=mirror)
     scores = evaluate(faces, logits)
     for name, part in scores.items():
         low, high = part["accuracy_95"]
@@ -42,6 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
         record = {
             "weights": {"file": find_weights(arguments.weights).name, **weights.info},
             "data": {**faces.meta, "split": arguments.split},
+            "mirror": mirror,
             "scores": scores,
             "environment": environment(device, precision),
         }

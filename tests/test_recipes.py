@@ -1,0 +1,112 @@
+"""Recipes as data: what can be changed, and the schedule of our own."""
+
+import math
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from lanmsff.model import LANMSFF
+from lanmsff.recipes import RECIPES, Recipe, learning_rate, pick_recipe
+from lanmsff.train import make_optimizer
+
+IMPROVED, PAPER = RECIPES["improved"], RECIPES["paper"]
+INGREDIENTS = (
+    "weight_decay", "warmup", "mirror", "degrees", "zoom", "shift", "light", "erase",
+    "soft_labels", "label_smoothing", "average", "test_mirror",
+)  # fmt: skip
+
+
+def test_the_paper_s_recipe():
+    assert (PAPER.augmentation, PAPER.epochs, PAPER.batch_size) == ("offline", 100, 32)
+    assert RECIPES["short"] == replace(PAPER, augmentation="online", epochs=12)
+    for ingredient in INGREDIENTS:  # none of ours
+        assert not getattr(PAPER, ingredient)
+    assert PAPER.dropout == LANMSFF().config["dropout"]
+
+
+def test_every_default_leaves_an_ingredient_out():
+    plain = Recipe(augmentation="views", epochs=1, batch_size=1, learning_rate=1.0)
+    for ingredient in INGREDIENTS:
+        assert not getattr(plain, ingredient) and getattr(IMPROVED, ingredient)
+
+
+def test_changes():
+    assert pick_recipe("improved") is not None and pick_recipe("paper") == PAPER
+    changed = pick_recipe("improved", {"erase": 0, "average": 0.5, "soft_labels": False})
+    assert changed == replace(IMPROVED, erase=0, average=0.5, soft_labels=False)
+    assert pick_recipe("paper", {"stop_patience": None}).stop_patience is None
+
+
+@pytest.mark.parametrize(
+    "name, changes, message",
+    [
+        ("best", {}, "recipe 'best': choose one of paper, short, improved"),
+        ("paper", {"eraze": 0}, "recipe paper: no setting 'eraze'; there are .*erase"),
+        ("paper", {"epochs": 3}, "no setting 'epochs'"),
+        ("paper", {"erase": -0.1}, "erase: -0.1 is not a number in 0 .. 1.0"),
+        ("paper", {"erase": "much"}, "erase: 'much' is not a number"),
+        ("paper", {"learning_rate": float("nan")}, "learning_rate: nan is not a number in 0"),
+        ("paper", {"learning_rate": True}, "learning_rate: True is not a number"),
+        ("paper", {"batch_size": 0}, "batch_size: 0 is not a whole number of at least 1"),
+        ("paper", {"batch_size": 2.0}, "batch_size: 2.0 is not a whole number"),
+        ("paper", {"test_mirror": 1}, "test_mirror: 1 is not true or false"),
+        ("paper", {"schedule": "step"}, "schedule: 'step' is not plateau or cosine"),
+        ("paper", {"augmentation": None}, "augmentation: None is not offline or online or views"),
+    ],
+)
+def test_changes_that_cannot_be(name, changes, message):
+    with pytest.raises(ValueError, match=message):
+        pick_recipe(name, changes)
+
+
+def test_every_setting_can_be_changed_to_what_it_is():
+    for recipe in RECIPES:
+        for field in fields(Recipe):
+            if field.name != "epochs":
+                value = getattr(RECIPES[recipe], field.name)
+                assert pick_recipe(recipe, {field.name: value}) == RECIPES[recipe]
+
+
+def test_the_rate_rises_and_falls_on_a_cosine():
+    recipe = replace(IMPROVED, learning_rate=2.0, warmup=0.2)
+    assert learning_rate(recipe, 0.0) == 0
+    assert learning_rate(recipe, 0.1) == pytest.approx(1.0)
+    assert learning_rate(recipe, 0.2) == 2.0
+    assert learning_rate(recipe, 0.4) == pytest.approx(1 + math.cos(math.pi / 4))
+    assert learning_rate(recipe, 0.6) == pytest.approx(1.0)
+    assert learning_rate(recipe, 1.0) == pytest.approx(0.0, abs=1e-12)
+    without = replace(recipe, warmup=0.0)
+    assert learning_rate(without, 0.0) == 2.0
+    assert learning_rate(without, 0.5) == pytest.approx(1.0)
+
+
+def test_the_optimiser_without_decay_is_adam():
+    torch.manual_seed(0)
+    ours, theirs = LANMSFF(3), LANMSFF(3)
+    theirs.load_state_dict(ours.state_dict())
+    recipe = replace(PAPER, learning_rate=0.01)
+    optimizers = [
+        make_optimizer(ours, recipe),
+        torch.optim.Adam(theirs.parameters(), lr=0.01, eps=1e-7, betas=(0.9, 0.999)),
+    ]
+    for _ in range(3):
+        for mine, other in zip(ours.parameters(), theirs.parameters()):
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for mine, other in zip(ours.parameters(), theirs.parameters()):
+        torch.testing.assert_close(mine, other)
+
+
+def test_only_kernels_and_matrices_decay():
+    model = LANMSFF(3)
+    optimizer = make_optimizer(model, replace(IMPROVED, learning_rate=0.1, weight_decay=0.5))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        factor = 0.95 if parameter.ndim > 1 else 1.0  # 1 - rate * decay
+        torch.testing.assert_close(parameter.detach(), before[name] * factor)
