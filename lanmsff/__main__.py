@@ -3,22 +3,25 @@
 import argparse
 import sys
 
-from lanmsff.commands import evaluate, train
+from lanmsff.commands import evaluate, export, grid, predict, train
 
 DESCRIPTION = "Train, score and explain LANMSFF."
-COMMANDS = (train, evaluate)
+COMMANDS = (train, evaluate, predict, export, grid)
 USER_ERROR = 2
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, or 2 after one line that says what is wrong."""
+    """Run one command. Returns the exit status: 0, or 2 after one line that says what is wrong.
+
+    `predict` and `grid` also have 1: some photographs could not be read, some jobs failed.
+    """
     parser = argparse.ArgumentParser(prog="python -m lanmsff", description=DESCRIPTION)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     try:
-        arguments.run(arguments)
+        status = arguments.run(arguments)  # None but where a command has its own statuses
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
@@ -30,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 if __name__ == "__main__":
