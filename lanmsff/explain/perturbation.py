@@ -3,6 +3,8 @@
 Deletion and insertion (Petsiuk et al. 2018, RISE) and ROAD (Rong et al. 2022), over whole sets.
 """
 
+import warnings
+
 import numpy as np
 import torch
 from pytorch_grad_cam.metrics.perturbation_confidence import (
@@ -142,8 +144,9 @@ class Perturbation:
             filled = [remove(image, rank) for image, rank in zip(self.images.cpu(), ranks)]
             return self._scores(torch.stack(filled).clamp(0, 1))  # the noise can leave [0, 1]
 
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             torch.manual_seed(seed)
+            warnings.simplefilter("ignore", DeprecationWarning)  # grad-cam and NumPy, every image
             worst = [without(RemoveLeastRelevantFirst, share) for share in percentiles]
             best = [without(RemoveMostRelevantFirst, share) for share in percentiles]
         return ((torch.stack(worst).mean(dim=0) - torch.stack(best).mean(dim=0)) / 2).numpy()
