@@ -5,7 +5,6 @@ all of their faces, and not faces (the cluster bootstrap: Davison and Hinkley 19
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 
@@ -15,7 +14,7 @@ LEVEL = 0.95
 def bootstrap_over_groups(
     values: np.ndarray,
     groups: np.ndarray,
-    statistic: Callable[[np.ndarray], np.ndarray] = partial(np.mean, axis=0),
+    statistic: Callable[[np.ndarray], np.ndarray] | None = None,
     n: int = 2000,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -25,7 +24,8 @@ def bootstrap_over_groups(
         values: (N, ...), one row for each face; a row may be a curve.
         groups: (N,), what the draws are made of: the person of each face, or, where people are
             not known, a different value for each face.
-        statistic: from rows (M, ...) to a number or an array; default: the mean over the rows.
+        statistic: from rows (M, ...) to a number or an array; default: the mean over the rows,
+            from sums, which is much faster.
         n: number of draws.
 
     Returns:
@@ -40,16 +40,22 @@ def bootstrap_over_groups(
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(sizes) < 2:
         raise ValueError(f"an interval needs at least two groups; all are {groups[0]!r}")
-    values = values[np.argsort(group, kind="stable")]
-    starts = np.cumsum(sizes) - sizes
-    rng = np.random.default_rng(seed)
-
-    def draw() -> np.ndarray:
-        drawn = rng.integers(len(sizes), size=len(sizes))
-        many = sizes[drawn]
-        offset = np.repeat(starts[drawn] - np.cumsum(many) + many, many)
-        return statistic(values[offset + np.arange(len(offset))])
-
+    drawn = np.random.default_rng(seed).integers(len(sizes), size=(n, len(sizes)))
+    if statistic is None:
+        sums = np.zeros((len(sizes), *values.shape[1:]))
+        np.add.at(sums, group, values)
+        times = np.stack([np.bincount(draw, minlength=len(sizes)) for draw in drawn])
+        found = (np.tensordot(times, sums, 1).T / (times @ sizes)).T
+    else:
+        values = values[np.argsort(group, kind="stable")]
+        starts = np.cumsum(sizes) - sizes
+        found = [statistic(values[_rows(starts[draw], sizes[draw])]) for draw in drawn]
     tail = (1 - LEVEL) / 2
-    low, high = np.quantile([draw() for _ in range(n)], [tail, 1 - tail], axis=0)
+    low, high = np.quantile(found, [tail, 1 - tail], axis=0)
     return low, high
+
+
+def _rows(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """start, start + 1, ... start + size - 1 of each run, in one array."""
+    offset = np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
+    return offset + np.arange(len(offset))

@@ -32,6 +32,15 @@ def test_it_is_the_statistic_of_whole_groups():
     assert len(set(seen)) == 7  # every set of the three groups that three draws can give
 
 
+@pytest.mark.parametrize("shape", [(30,), (30, 4), (30, 2, 3)])
+def test_the_fast_mean_is_the_mean(shape):
+    values = np.random.default_rng(0).normal(size=shape)
+    groups = np.random.default_rng(1).integers(0, 7, 30)
+    fast = bootstrap_over_groups(values, groups, seed=3)
+    plain = bootstrap_over_groups(values, groups, lambda rows: rows.mean(axis=0), seed=3)
+    np.testing.assert_allclose(fast, plain, rtol=1e-12)
+
+
 def test_faces_of_one_person_are_not_independent():
     """Copies of the same observation must not make the interval narrower."""
     people = np.random.default_rng(1).normal(size=20)
