@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lanmsff import LANMSFF
-from lanmsff.cost import multiply_accumulates, parameter_count
+from lanmsff.cost import memory_traffic, multiply_accumulates, parameter_count
 
 WITHOUT = {"attention": "none"}
 
@@ -47,3 +47,20 @@ def attention_cost(kind: str, channels: int, side: int) -> int:
 def test_attention(kind):
     extra = multiply_accumulates(LANMSFF(attention=kind)) - multiply_accumulates(LANMSFF(**WITHOUT))
     assert extra == attention_cost(kind, 72, 32) + attention_cost(kind, 84, 8)
+
+
+def test_memory_traffic_by_hand():
+    model = nn.Sequential(nn.Conv2d(1, 5, 1), nn.ReLU(), nn.Dropout(), nn.Flatten(),
+                          nn.Linear(5 * 64 * 64, 3))  # fmt: skip
+    area = 64 * 64
+    values = (area + 5 * area) + 2 * 5 * area + 2 * 5 * area + (5 * area + 3)
+    assert memory_traffic(model, 4) == 4 * values
+    assert not model[0]._forward_hooks
+
+
+def test_memory_traffic_of_the_network_is_that_of_its_features():
+    """The first block moves half of it: its maps are four times as large as those of the second."""
+    model = LANMSFF(7)
+    whole, first = memory_traffic(model, 1), memory_traffic(model.block1, 1)
+    assert 0.4 < first / whole < 0.7
+    assert memory_traffic(model, 2) == 2 * whole

@@ -1,0 +1,92 @@
+"""`python -m lanmsff grid`: the jobs of an experiment, several at a time, and its record."""
+
+import argparse
+import signal
+import time
+from pathlib import Path
+
+from lanmsff.commands.arguments import add_device, positive
+from lanmsff.experiments import EXPERIMENTS, pick_experiment, select_jobs
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "grid",
+        help="run an experiment: trainings over seeds, folds and variants, and their record",
+        description="Experiments: " + ", ".join(EXPERIMENTS) + ". See results/README.md.",
+    )
+    parser.add_argument("experiment", metavar="NAME")
+    parser.add_argument("--list", action="store_true", help="only show the jobs and their state")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="KEY=VALUE",
+        help="only some jobs: arm=full,se seed=0 fold=1,2",
+    )  # fmt: skip
+    parser.add_argument("--epochs", type=positive, help="at most; default: the recipe's")
+    parser.add_argument(
+        "--jobs", type=positive,
+        help="at a time; several can share a GPU (default: 1 on a GPU, else one for each core)",
+    )  # fmt: skip
+    parser.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="run them on a Dask cluster")
+    parser.add_argument("--max-minutes", type=float, help="then end with checkpoints, to go on later")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="of the prepared sets")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of all runs")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the record")
+    add_device(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    experiment = pick_experiment(arguments.experiment)
+    jobs = select_jobs(experiment, arguments.only, arguments.epochs)
+
+    import joblib
+    from tqdm import tqdm
+
+    from lanmsff.device import pick_device
+    from lanmsff.gather import gather, write_result
+    from lanmsff.grid import hashes, run_grid
+    from lanmsff.jobs import Setting, state
+
+    limit = arguments.max_minutes
+    setting = Setting(
+        arguments.out.resolve(),
+        arguments.data_dir.resolve(),
+        hashes(experiment, Setting(arguments.out, arguments.data_dir, {})),
+        arguments.device,
+        arguments.precision,
+        deadline=time.time() + 60 * limit if limit is not None else None,
+    )
+    if arguments.list:
+        for job in jobs:
+            print(f"{state(job, setting):10} {job}")
+        return 0
+    workers = arguments.jobs
+    if workers is None and not arguments.scheduler:
+        workers = 1 if pick_device(arguments.device).type == "cuda" else joblib.cpu_count()
+
+    def stop(*_) -> None:  # so that the processes of the jobs end with this one
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    ended = []
+    try:
+        with tqdm(total=len(jobs), unit=" job", desc=arguments.experiment) as bar:
+            for outcome in run_grid(jobs, setting, min(workers or 1, len(jobs)), arguments.scheduler):
+                tqdm.write(f"{outcome.state:10} {outcome.job}: {outcome.note}")
+                ended.append(outcome.state)
+                bar.update()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    cut = f"-{arguments.epochs}epochs" if arguments.epochs else ""
+    path = arguments.results / f"{arguments.experiment}{cut}.json"
+    if "recorded" in ended:
+        record = gather(arguments.experiment, experiment, setting, arguments.epochs)
+        count = f"{record['jobs_done']} of {record['jobs_all']} jobs"
+        written = write_result(path, record)
+        print(f"{path}: {count}" if written else f"{path}: kept, it has more than these {count}")
+    if "unfinished" in ended:
+        print("out of time; the same command goes on")
+    if failed := ended.count("failed"):
+        print(f"{failed} failed; each has its traceback in error.txt in {arguments.out}/...")
+    return 1 if failed else 0

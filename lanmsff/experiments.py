@@ -1,0 +1,248 @@
+"""The experiments, as data: which networks are trained, on what, and which are compared.
+
+An experiment has arms; an arm is trained once for each seed and fold of its protocol, and each of
+these trainings is a job. Arms are compared with the first one, face by face. Equal jobs of two
+experiments are one job: the full network of `ferplus-ablations` is that of `ferplus-paper`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FOLDS = 10
+PROTOCOLS = {
+    "split": "the prepared set's own split",
+    "exchanged": "the prepared set's split with validation and test exchanged",
+    "watched": "the prepared set's split, the test faces also serving as validation",
+    "person-independent": f"{FOLDS} folds of people: nobody is in two of train, val and test",
+    "random": f"{FOLDS} folds of faces: nearly everybody is in train, val and test",
+}
+FOLDED = ("person-independent", "random")
+
+
+@dataclass(frozen=True)
+class PreparedSet:
+    """A file NAME.npz in the data folder: the command that makes it, and what else is scored.
+
+    `further` names prepared sets whose test faces are scored with every network trained on this.
+    """
+
+    command: str
+    further: tuple[str, ...] = ()
+
+
+_PREP = "python -m data_prep {} --out data/{}.npz"
+_FER = "ferplus --source data/raw --rule "
+DATA = {
+    "posefaces": PreparedSet(
+        _PREP.format("kdef --source data/posefaces.zip", "posefaces"), ("posefaces-sweep",)
+    ),
+    "posefaces-sweep": PreparedSet(
+        'python -c "from data_prep.kdef import load_posefaces; '
+        "load_posefaces('sweep').save('data/posefaces-sweep.npz')\""
+    ),
+    "ferplus": PreparedSet(_PREP.format(_FER + "majority", "ferplus"), ("ferplus-argmax",)),
+    "ferplus-argmax": PreparedSet(_PREP.format(_FER + "argmax", "ferplus-argmax")),
+    "fer2013": PreparedSet(_PREP.format("fer2013 --source data/raw", "fer2013")),
+    "kdef": PreparedSet(_PREP.format("kdef --source KDEF_and_AKDEF.zip", "kdef")),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training and its scores."""
+
+    data: str  # key of DATA
+    recipe: str
+    protocol: str  # key of PROTOCOLS
+    fold: int | None  # 1 .. FOLDS where the protocol has folds
+    options: tuple[tuple[str, Any], ...]  # keyword arguments of LANMSFF, sorted
+    seed: int
+    epochs: int | None  # None: the recipe's
+
+    @property
+    def folder(self) -> Path:
+        """Where it lives, below the folder of all runs; the same for equal jobs only."""
+        options = "-".join(f"{key}={value}" for key, value in self.options) or "full"
+        parts = [f"fold{self.fold}" if self.fold else "", f"seed{self.seed}"]
+        parts.append(f"epochs{self.epochs}" if self.epochs else "")
+        return Path(self.data, self.recipe, self.protocol, options, "-".join(filter(None, parts)))
+
+    def __str__(self) -> str:
+        return self.folder.as_posix()
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the things that an experiment compares.
+
+    `weights` says which of a run's are scored: "best", the epoch with the lowest validation loss,
+    or "last".
+    """
+
+    protocol: str = "split"
+    options: dict[str, Any] = field(default_factory=dict)
+    weights: str = "best"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is trained and compared, and why. The first arm is what the others are compared with."""
+
+    reason: str
+    data: str
+    recipe: str
+    arms: dict[str, Arm]
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def jobs(self, arm: str, epochs: int | None = None) -> list[Job]:
+        """The jobs of one arm, by seed and then by fold."""
+        protocol, options = self.arms[arm].protocol, self.arms[arm].options
+        folds = range(1, FOLDS + 1) if protocol in FOLDED else (None,)
+        jobs = []
+        for seed in self.seeds:
+            # the authors' code drew a permutation for each network that it built
+            drawn = {"permutation_seed": seed} if options.get("mixing") == "permutation" else {}
+            chosen = tuple(sorted({**options, **drawn}.items()))
+            jobs += [Job(self.data, self.recipe, protocol, fold, chosen, seed, epochs)
+                     for fold in folds]
+        return jobs
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """The prepared sets that it reads: the one that it trains on, then the further ones."""
+        return (self.data, *DATA[self.data].further)
+
+
+_ONE = {"full": Arm()}
+_TENFOLD = {"person-independent": Arm("person-independent"), "random": Arm("random")}
+_FER2013 = {"PrivateTest": Arm(), "PublicTest": Arm("exchanged")}
+
+# All of MassAtt, PWFS and multi-scale fusion on and off are eight combinations and six networks:
+# without multi-scale fusion there is nothing that PWFS could select from.
+_ABLATIONS = {
+    "full": Arm(),
+    "no-massatt": Arm(options={"attention": "none"}),
+    "no-pwfs": Arm(options={"selection": False}),
+    "no-multi-scale": Arm(options={"multi_scale": False}),
+    "no-massatt-no-pwfs": Arm(options={"attention": "none", "selection": False}),
+    "no-massatt-no-multi-scale": Arm(options={"attention": "none", "multi_scale": False}),
+    "permutation": Arm(options={"mixing": "permutation"}),
+    "se": Arm(options={"attention": "se"}),
+    "cbam": Arm(options={"attention": "cbam"}),
+}
+_SELECTION = {
+    "honest": Arm(),
+    "last-epoch": Arm(weights="last"),
+    "best-on-test": Arm("watched"),
+    "authors": Arm("watched", weights="last"),
+}
+
+EXPERIMENTS = {
+    "ferplus-paper": Experiment(
+        "Does 86.96 % on FERPlus reproduce, and on the faces of which label rule?",
+        "ferplus", "paper", _ONE,
+    ),
+    "ferplus-improved": Experiment(
+        "How far does the same network get on FERPlus with a better training?",
+        "ferplus", "improved", _ONE,
+    ),
+    "ferplus-short": Experiment(
+        "FERPlus as far as a machine without a GPU gets.",
+        "ferplus", "short", _ONE, seeds=(0,),
+    ),
+    "fer2013-paper": Experiment(
+        "Does 70.44 % on FER-2013 reproduce? PrivateTest is scored by networks that PublicTest "
+        "validated, PublicTest by others that PrivateTest validated.",
+        "fer2013", "paper", _FER2013,
+    ),
+    "fer2013-improved": Experiment(
+        "How far does the same network get on FER-2013 with a better training?",
+        "fer2013", "improved", _FER2013,
+    ),
+    "posefaces-paper": Experiment(
+        "What do folds that share people add on rendered faces, and what does turning cost?",
+        "posefaces", "paper", _TENFOLD, seeds=(0,),
+    ),
+    "posefaces-improved": Experiment(
+        "The same with a better training.",
+        "posefaces", "improved", _TENFOLD, seeds=(0,),
+    ),
+    "posefaces-short": Experiment(
+        "The same as far as a machine without a GPU gets.",
+        "posefaces", "short", _TENFOLD, seeds=(0,),
+    ),
+    "posefaces-ablations": Experiment(
+        "What does each block bring on rendered faces of people never seen?",
+        "posefaces", "paper", _ABLATIONS,
+    ),
+    "ferplus-ablations": Experiment(
+        "What does each block bring on photographs?",
+        "ferplus", "paper", _ABLATIONS,
+    ),
+    "ferplus-selection": Experiment(
+        "What is it worth to let the test faces drive the callbacks, and to score the last epoch, "
+        "as the authors' code does?",
+        "ferplus", "paper", _SELECTION,
+    ),
+    "posefaces-selection": Experiment(
+        "The same on rendered faces.",
+        "posefaces", "paper", _SELECTION,
+    ),
+    "kdef-paper": Experiment(
+        "Does 90.77 % on KDEF reproduce, and on which folds? For whoever has KDEF.",
+        "kdef", "paper", _TENFOLD, seeds=(0,),
+    ),
+    "kdef-improved": Experiment(
+        "How far does the same network get on KDEF with a better training?",
+        "kdef", "improved", _TENFOLD, seeds=(0,),
+    ),
+}  # fmt: skip
+
+
+def pick_experiment(name: str) -> Experiment:
+    """The experiment of that name; `ValueError` lists them if there is none."""
+    if name not in EXPERIMENTS:
+        raise ValueError(f"experiment {name!r}: choose one of {', '.join(EXPERIMENTS)}")
+    return EXPERIMENTS[name]
+
+
+def select_jobs(
+    experiment: Experiment, only: Iterable[str] = (), epochs: int | None = None
+) -> list[Job]:
+    """The jobs of an experiment, each once.
+
+    Args:
+        only: filters "KEY=VALUE[,VALUE ...]", KEY one of arm, fold, seed; all must hold.
+        epochs: instead of the recipe's.
+
+    Raises:
+        ValueError: no such key or value.
+    """
+    known = {
+        "arm": list(experiment.arms),
+        "seed": [str(seed) for seed in experiment.seeds],
+        "fold": [str(fold) for fold in range(1, FOLDS + 1)],
+    }
+    if not any(arm.protocol in FOLDED for arm in experiment.arms.values()):
+        del known["fold"]
+    wanted = dict(known)
+    for text in only:
+        key, _, values = text.partition("=")
+        if key not in known:
+            raise ValueError(f"--only {text}: expected {' or '.join(f'{k}=...' for k in known)}")
+        wanted[key] = values.split(",")
+        if unknown := [value for value in wanted[key] if value not in known[key]]:
+            raise ValueError(f"--only {text}: no {key} {unknown[0]!r}; there are "
+                             f"{', '.join(known[key])}")
+    jobs = [
+        job
+        for arm in wanted["arm"]
+        for job in experiment.jobs(arm, epochs)
+        if str(job.seed) in wanted["seed"]
+        and (job.fold is None or str(job.fold) in wanted["fold"])
+    ]
+    return list(dict.fromkeys(jobs))

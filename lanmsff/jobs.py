@@ -1,0 +1,231 @@
+"""One job of a grid: a training, and the scores of what it gave.
+
+A job lives in a folder of its own: that of its training run (`lanmsff.train`), and beside that
+
+    job.json     what was asked, the history, the scores; there once the job is done
+    logits.npz   logits of all test faces, from which experiments compare networks face by face
+    error.txt    the traceback, if it failed
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lanmsff.calibration import fit_temperature
+from lanmsff.data import FaceSet, replacing
+from lanmsff.device import pick_device, pick_precision
+from lanmsff.evaluate import predict
+from lanmsff.experiments import DATA, FOLDED, FOLDS, Job
+from lanmsff.folds import person_independent, random_k_fold
+from lanmsff.recipes import pick_recipe
+from lanmsff.report import report
+from lanmsff.results import read_record, write_record
+from lanmsff.train import BEST, LAST, RECORD, Run
+from lanmsff.weights import Weights, load_weights
+
+JOB, LOGITS, ERROR = "job.json", "logits.npz", "error.txt"
+WEIGHTS = {"best": BEST, "last": LAST}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the jobs of one call have in common.
+
+    Attributes:
+        out: the folder of all runs.
+        data_dir: where the prepared sets are.
+        hashes: name of a prepared set -> its `sha256`; a record of other faces does not count.
+        device, precision: as on the command line; picked where the job runs.
+        threads: of one job.
+        deadline: seconds since the epoch, when training ends with a checkpoint; None: never.
+    """
+
+    out: Path
+    data_dir: Path
+    hashes: dict[str, str]
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 1
+    deadline: float | None = None
+
+    def folder(self, job: Job) -> Path:
+        return self.out / job.folder
+
+    def load(self, name: str) -> FaceSet:
+        """A prepared set; `FileNotFoundError` says how to make it."""
+        path = self.data_dir / f"{name}.npz"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: not there; make it with: {DATA[name].command}")
+        return FaceSet.load(path)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: "recorded", "unfinished" (out of time) or "failed"; `note` is one line."""
+
+    job: Job
+    state: str
+    note: str
+
+
+def divide(faces: FaceSet, protocol: str, fold: int | None = None) -> tuple[FaceSet, np.ndarray]:
+    """A prepared set under a protocol.
+
+    Args:
+        protocol: a key of `lanmsff.experiments.PROTOCOLS`.
+        fold: 1 .. FOLDS where the protocol has folds.
+
+    Returns:
+        The set to train, validate and test with, and the row in `faces` of each of its test faces.
+    """
+    if protocol in FOLDED:
+        folds = person_independent if protocol == "person-independent" else random_k_fold
+        chosen = folds(faces, FOLDS)[fold - 1]
+        return chosen.apply(faces), chosen.test
+    train, val, test = (np.flatnonzero(faces.split == split) for split in ("train", "val", "test"))
+    if protocol == "exchanged":
+        val, test = test, val
+    elif protocol == "watched":
+        val = test
+    rows = np.concatenate([train, val, test])
+    split = np.repeat(["train", "val", "test"], [len(train), len(val), len(test)])
+    chosen = faces.select(rows)
+    meta = {key: value for key, value in chosen.meta.items() if key != "counts"}
+    return replace(chosen, split=split, meta=meta), test
+
+
+def recorded(job: Job, setting: Setting) -> dict[str, Any] | None:
+    """The record of a job that is done as it would be done now, else None."""
+    try:
+        record = read_record(setting.folder(job) / JOB)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return record if _asked(job, setting).items() <= record.items() else None
+
+
+def state(job: Job, setting: Setting) -> str:
+    """A word or two: "recorded", "failed", "epoch 3" or "to do"."""
+    folder = setting.folder(job)
+    if recorded(job, setting):
+        return "recorded"
+    if (folder / ERROR).is_file():
+        return "failed"
+    if (folder / RECORD).is_file():
+        return f"epoch {read_record(folder / RECORD)['epochs']}"
+    return "to do"
+
+
+def run_job(job: Job, setting: Setting) -> Outcome:
+    """Train and score, or go on where that was cut off. Never raises what a job can be blamed for.
+
+    Runs with PyTorch's global random state and number of threads: one job a process at a time.
+    """
+    if record := recorded(job, setting):
+        return Outcome(job, "recorded", _in_words(record))
+    folder = setting.folder(job)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(setting.threads)
+    try:
+        outcome = _run(job, setting)
+    except Exception as error:
+        with suppress(OSError):  # a full disk, perhaps: the line is told in any case
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return Outcome(job, "failed", reason)
+    finally:
+        torch.set_num_threads(threads)
+    (folder / ERROR).unlink(missing_ok=True)
+    return outcome
+
+
+def load_logits(folder: Path, weights: str, name: str) -> tuple[Tensor, np.ndarray]:
+    """The logits of a job on the test faces of a prepared set.
+
+    Args:
+        folder: of the job.
+        weights: "best" or "last".
+
+    Returns:
+        float32 (N, K), shifted so that the largest of a face is 0; and the rows (N,) of these
+        faces in the prepared set.
+    """
+    with np.load(folder / LOGITS) as archive:
+        logits = torch.from_numpy(archive[f"{weights} {name}"].astype(np.float32))
+        return logits, archive[f"rows {name}"].astype(np.int64)
+
+
+def _asked(job: Job, setting: Setting) -> dict[str, Any]:
+    """What two runs of a job must have in common to count as one; JSON values."""
+    return {
+        "job": asdict(job) | {"options": dict(job.options)},
+        "settings": asdict(pick_recipe(job.recipe)),
+        "data": {name: setting.hashes[name] for name in (job.data, *DATA[job.data].further)},
+    }
+
+
+def _run(job: Job, setting: Setting) -> Outcome:
+    if setting.deadline and time.time() >= setting.deadline:
+        return Outcome(job, "unfinished", "not begun: out of time")
+    device = pick_device(setting.device)
+    precision = pick_precision(setting.precision, device)
+    folder = setting.folder(job)
+    sets = {name: setting.load(name) for name in (job.data, *DATA[job.data].further)}
+    for name, faces in sets.items():
+        if faces.sha256 != setting.hashes[name]:
+            raise ValueError(f"{setting.data_dir / name}.npz: other faces than when the grid began")
+    faces, test_rows = divide(sets[job.data], job.protocol, job.fold)
+    run = Run(faces, job.recipe, folder, device=device, precision=precision, epochs=job.epochs,
+              seed=job.seed, resume=True, **dict(job.options))  # fmt: skip
+    if not run.finished:
+        minutes = (setting.deadline - time.time()) / 60 if setting.deadline else None
+        run.train(progress=False, max_minutes=minutes)
+    if not run.finished:
+        return Outcome(job, "unfinished", f"out of time after epoch {run.epoch}")
+
+    tests = {job.data: (faces.subset("test"), test_rows)}
+    for name in DATA[job.data].further:
+        tests[name] = sets[name].subset("test"), np.flatnonzero(sets[name].split == "test")
+    arrays, scores = {f"rows {name}": rows for name, (_, rows) in tests.items()}, {}
+    for which, file in WEIGHTS.items():
+        weights = load_weights(folder / file, faces.classes)
+        val = faces.subset("val")
+        temperature = fit_temperature(_logits(weights, val, device, precision).float(), val.labels)
+        scores[which] = {"temperature": temperature, "tests": {}}
+        for name, (test, _) in tests.items():
+            logits = _logits(weights, test, device, precision)
+            arrays[f"{which} {name}"] = logits.numpy()
+            scores[which]["tests"][name] = report(test, logits.float(), temperature)
+
+    with replacing(folder / LOGITS) as aside, open(aside, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    record = {**_asked(job, setting), "run": run.record(), "scores": scores}
+    write_record(folder / JOB, record)
+    return Outcome(job, "recorded", _in_words(record))
+
+
+def _logits(weights: Weights, faces: FaceSet, device: torch.device, precision: str) -> Tensor:
+    """float16 (N, K), shifted so that the largest of each face is 0.
+
+    That changes no probability, and since float16 is finest near 0 no two logits that differ become
+    equal at the top: predictions stay what they are.
+    """
+    images = torch.from_numpy(faces.images)
+    logits = predict(weights.model, images, device, precision, mirror=weights.mirror)
+    return (logits - logits.amax(1, keepdim=True)).half()
+
+
+def _in_words(record: dict[str, Any]) -> str:
+    run, scores = record["run"], record["scores"]["best"]["tests"]
+    test = scores[record["job"]["data"]]["parts"]["all"]
+    return (f"{test['accuracy']:.2%} of {test['n']:,} test faces, {run['epochs']} epochs, "
+            f"{run['seconds'] / 60:.1f} min")  # fmt: skip
