@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from lanmsff.commands import evaluate, export, grid, predict, train
+from lanmsff.commands import bench, evaluate, explain, export, grid, predict, train
 
 DESCRIPTION = "Train, score and explain LANMSFF."
-COMMANDS = (train, evaluate, predict, export, grid)
+COMMANDS = (train, evaluate, explain, predict, export, grid, bench)
 USER_ERROR = 2
 
 

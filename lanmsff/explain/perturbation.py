@@ -17,7 +17,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from lanmsff.explain.maps import BATCH_SIZE, evaluating, in_batches
 
-STEPS = 8
+STEPS = 6
 PERCENTILES = (50, 80)
 
 
