@@ -78,7 +78,7 @@ def cam(
     _check(layer, method, full_size)
     targets = None if target is None else _targets(target, len(images), model.head.out_features)
     parts = []
-    with evaluating(model):
+    with evaluating(model), torch.inference_mode(False):  # some methods need gradients
         for batch in in_batches(model, images, batch_size):
             with torch.no_grad():
                 found = model.maps(batch)

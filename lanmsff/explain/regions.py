@@ -107,33 +107,29 @@ def means_by_yaw(
     """Mean of `values` at each yaw, with intervals from a bootstrap over people.
 
     Args:
-        values: (N, ...), one or more values of each face; NaN is left out.
+        values: (N, ...), one or more values of each face. NaN is left out; where nothing is known
+            the mean and its interval are NaN.
         yaw: (N,), degrees, or any other quantity to group by.
         subject: (N,), the person.
         draws: bootstrap samples at each yaw.
 
     Raises:
-        ValueError: lengths that differ, or a yaw that only one person was seen at.
+        ValueError: lengths that differ, or a yaw at which only one person is known.
     """
     values, yaw, subject = np.asarray(values, np.float64), np.asarray(yaw), np.asarray(subject)
     if not yaw.shape == subject.shape == values.shape[:1]:
         raise ValueError(f"{len(values)} values, yaws of shape {yaw.shape}, subjects of shape "
                          f"{subject.shape}")  # fmt: skip
+    columns = values.reshape(len(values), -1).T
     at = np.unique(yaw)
-    means, bounds = [], []
-    for place in at:
-        here = yaw == place
-        means.append(_mean_of_known(values[here]))
-        bounds.append(bootstrap_over_groups(values[here], subject[here], _mean_of_known, draws))
-    low, high = zip(*bounds)
-    return Means(at, np.array(means), np.array(low), np.array(high))
-
-
-def _mean_of_known(rows: np.ndarray) -> np.ndarray:
-    """Mean over the first axis without NaN; NaN where nothing is known."""
-    known = ~np.isnan(rows)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, rows, 0).sum(axis=0) / known.sum(axis=0)
+    found = np.full((3, len(at), len(columns)), np.nan)
+    for row, place in enumerate(at):
+        for k, column in enumerate(columns):
+            known = (yaw == place) & ~np.isnan(column)
+            if known.any():
+                interval = bootstrap_over_groups(column[known], subject[known], n=draws)
+                found[:, row, k] = column[known].mean(), *interval
+    return Means(at, *found.reshape(3, len(at), *values.shape[1:]))
 
 
 def _checked(
@@ -143,6 +139,8 @@ def _checked(
     if maps.ndim != 3 or maps.shape != regions.shape:
         raise ValueError(f"maps and regions must both be (N, H, W); got {maps.shape} and "
                          f"{regions.shape}")  # fmt: skip
+    if not len(maps):
+        raise ValueError("no maps: their first axis is 0")
     if not np.isfinite(maps).all():
         raise ValueError("maps hold NaN or infinity")
     if not signed and maps.min() < 0:

@@ -1,0 +1,128 @@
+"""Shares of face regions, the pointing game, and means by yaw."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from lanmsff.evaluate import accuracy_interval
+from lanmsff.explain import means_by_yaw, pointing_game, region_lift, region_shares
+
+NAMES = ["background", "eye", "mouth", "ear"]
+REGIONS = np.zeros((2, 6, 8), np.uint8)
+REGIONS[:, 1, 1:3] = 1  # an eye of 2 pixels
+REGIONS[:, 4, 3:6] = 2  # a mouth of 3 pixels; no ear
+
+
+def point(row: int, column: int) -> np.ndarray:
+    maps = np.zeros((2, 6, 8))
+    maps[:, row, column] = 1
+    return maps
+
+
+@given(
+    maps=arrays(np.float32, (3, 4, 5), elements=st.floats(0, 1e6, width=32)),
+    regions=arrays(np.uint8, (3, 4, 5), elements=st.integers(0, 3)),
+)
+def test_shares_sum_to_1(maps, regions):
+    shares = region_shares(maps, regions, NAMES)
+    assert shares.shape == (3, 4)
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-12)
+    assert (shares >= 0).all()
+
+
+def test_shares_are_masses_over_the_whole():
+    maps = point(1, 1) + 3 * point(4, 4)
+    np.testing.assert_allclose(region_shares(maps, REGIONS, NAMES), [[0, 0.25, 0.75, 0]] * 2)
+    # on its own scale or not, a map has the same shares
+    np.testing.assert_allclose(region_shares(7 * maps, REGIONS, NAMES)[0], [0, 0.25, 0.75, 0])
+
+
+def test_lift_is_the_share_over_the_area_and_unknown_where_nothing_is_seen():
+    lift = region_lift(np.ones((2, 6, 8)), REGIONS, NAMES)
+    np.testing.assert_allclose(lift[0], [1, 1, 1, np.nan])
+    lift = region_lift(point(4, 4), REGIONS, NAMES)
+    np.testing.assert_allclose(lift[0], [0, 0, 48 / 3, np.nan])
+
+
+def test_a_map_of_zeros_counts_as_an_even_one():
+    shares = region_shares(np.zeros((2, 6, 8)), REGIONS, NAMES)
+    np.testing.assert_allclose(shares[0], [43 / 48, 2 / 48, 3 / 48, 0])
+
+
+@pytest.mark.parametrize("maps, names, said", [
+    (np.ones((2, 6, 7)), NAMES, "must both be"),
+    (np.ones((6, 8)), NAMES, "must both be"),
+    (-np.ones((2, 6, 8)), NAMES, "not negative; the lowest is -1"),
+    (np.full((2, 6, 8), np.nan), NAMES, "NaN"),
+    (np.ones((2, 6, 8)), NAMES[:2], "regions hold 2"),
+    (np.ones((0, 6, 8)), NAMES, "must both be"),
+])  # fmt: skip
+def test_what_has_no_shares_is_refused(maps, names, said):
+    with pytest.raises(ValueError, match=said):
+        region_shares(maps, REGIONS, names)
+
+
+def test_no_maps_are_refused():
+    with pytest.raises(ValueError, match="no maps"):
+        region_shares(np.ones((0, 6, 8)), REGIONS[:0], NAMES)
+
+
+def test_the_pointing_game_counts_maxima_inside_what_is_wanted():
+    maps = np.concatenate([point(1, 2)[:1], point(4, 0)[:1] - 5])  # signed maps have maxima too
+    for wanted, hits in ((["eye"], [1, 0]), (["mouth"], [0, 0]), (["eye", "background"], [1, 1])):
+        game = pointing_game(maps, REGIONS, NAMES, wanted)
+        assert game.hits.tolist() == [bool(hit) for hit in hits]
+        assert game.rate == np.mean(hits)
+        assert game.interval == accuracy_interval(sum(hits), 2)
+
+
+@pytest.mark.parametrize("tolerance, hit", [(0, False), (1, False), (1.5, True), (2, True)])
+def test_the_pointing_game_forgives_a_distance_in_pixels(tolerance, hit):
+    # (2, 3) lies one row and one column off the eye's end at (1, 2): 1.41 pixels
+    game = pointing_game(point(2, 3), REGIONS, NAMES, ["eye"], tolerance)
+    assert game.hits.tolist() == [hit, hit]
+
+
+def test_a_region_that_is_not_in_the_picture_is_never_hit():
+    assert pointing_game(point(0, 0), REGIONS, NAMES, ["ear"], tolerance=100).rate == 0
+
+
+def test_the_maximum_of_a_plateau_is_its_middle():
+    plateau = np.zeros((2, 6, 8))
+    plateau[:, 3:6, 3:6] = 2  # its first pixel is not in the mouth, its middle is
+    assert pointing_game(plateau, REGIONS, NAMES, ["mouth"]).rate == 1
+
+
+def test_a_wanted_region_without_a_name_is_refused():
+    with pytest.raises(ValueError, match="no region beak; there are background, eye"):
+        pointing_game(point(0, 0), REGIONS, NAMES, ["beak", "eye"])
+
+
+def test_means_by_yaw_group_and_order():
+    yaw = np.array([45, -45, 45, -45, 45, -45])
+    subject = np.array(["a", "a", "b", "b", "c", "c"])
+    values = np.array([[1, 10], [2, 20], [3, 30], [4, 40], [5, np.nan], [6, np.nan]])
+    means = means_by_yaw(values, yaw, subject, draws=200)
+    assert means.at.tolist() == [-45, 45]
+    np.testing.assert_allclose(means.mean, [[4, 30], [3, 20]])
+    assert means.low.shape == means.high.shape == (2, 2)
+    assert (means.low < means.mean).all() and (means.mean < means.high).all()
+
+
+def test_intervals_are_over_people_and_not_over_faces():
+    # 2 people with 50 equal faces each: a bootstrap over faces would give a narrow interval
+    values, subject = np.repeat([0.0, 1.0], 50), np.repeat(["a", "b"], 50)
+    means = means_by_yaw(values, np.zeros(100), subject, draws=500)
+    assert (means.low, means.mean, means.high) == (0, 0.5, 1)
+
+
+def test_means_of_nothing_known_are_unknown():
+    means = means_by_yaw(np.full(4, np.nan), np.zeros(4), np.array(list("aabb")), draws=20)
+    assert np.isnan([means.mean, means.low, means.high]).all()
+
+
+def test_means_need_a_person_and_a_yaw_for_every_value():
+    with pytest.raises(ValueError, match="3 values"):
+        means_by_yaw(np.ones(3), np.zeros(3), np.array(["a", "b"]))
