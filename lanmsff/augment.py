@@ -100,10 +100,12 @@ class Variants:
     def _show(self, face: Tensor, variant: Tensor) -> Tensor:
         """Variants (B,) of faces (B,): float32 (B, 1, 64, 64) in [0, 1]."""
         turned, moved = variant == TURN, variant == CROP
-        angle = torch.where(turned, self.radians[face], 0.0)
-        zoom = torch.where(turned | moved, SIDE / ENLARGED, 1.0)
-        mirror = torch.where(variant == MIRROR, -1.0, 1.0)
-        shift = torch.where(moved[:, None], self.cut[face], 0.0)
+        # masked_fill takes a number as it is; torch.where would copy it to a GPU in every batch
+        angle = self.radians[face].masked_fill(~turned, 0.0)
+        ones = torch.ones_like(angle)
+        zoom = ones.masked_fill(turned | moved, SIDE / ENLARGED)
+        mirror = ones.masked_fill(variant == MIRROR, -1.0)
+        shift = self.cut[face].masked_fill(~moved[:, None], 0.0)
         cos, sin = zoom * torch.cos(angle), zoom * torch.sin(angle)
         affine = _affine(mirror * cos, -sin, shift[:, 0], sin, cos, shift[:, 1])
 
@@ -221,7 +223,7 @@ class Views:
     ) -> Tensor:  # fmt: skip
         angle = _signed(turned) * math.radians(self.degrees)
         scale = 1 / (1 + self.zoom * _signed(zoomed))
-        mirror = torch.where(mirrored < self.mirror, -1.0, 1.0)
+        mirror = torch.ones_like(mirrored).masked_fill(mirrored < self.mirror, -1.0)
         cos, sin = scale * torch.cos(angle), scale * torch.sin(angle)
         x, y = (2 * self.shift * _signed(way) for way in (right, down))  # in half sides
         affine = _affine(mirror * cos, -sin, x, mirror * sin, cos, y)

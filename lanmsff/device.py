@@ -1,5 +1,6 @@
 """Where and in which precision the network runs."""
 
+import os
 from contextlib import AbstractContextManager
 
 import torch
@@ -45,6 +46,25 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def to_device(x: Tensor | nn.Module, device: torch.device) -> Tensor | nn.Module:
-    """Move images or a network to `device`, in the layout that its convolutions are fast in."""
-    return x.to(device, memory_format=torch.channels_last)
+def to_device(
+    x: Tensor | nn.Module, device: torch.device, channels_last: bool = True
+) -> Tensor | nn.Module:
+    """Move images or a network to `device`, by default in the layout in which it is fast."""
+    return x.to(device, memory_format=torch.channels_last) if channels_last else x.to(device)
+
+
+def be_deterministic() -> None:
+    """Make what this process computes from now on repeat to the bit (`train --deterministic`).
+
+    What it guarantees: on one machine, with the same versions, number of threads and number of
+    processes, the same data, recipe and seed give the same weights to the bit, on a CPU (where this
+    is so without it) and on one CUDA GPU; a run that was killed and resumed gives those of one that
+    was not. PyTorch then picks the deterministic form of every operation that has one and warns
+    where there is none; cuDNN does not try algorithms, which costs some speed. What it does not: another
+    processor or GPU, another number of threads, another version of PyTorch, CUDA or oneDNN, another
+    precision or memory layout add in another order and give other last digits, which training
+    enlarges; nor do several processes promise the order in which they add gradients. Call it before
+    anything runs on the GPU: cuBLAS reads its setting once.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)

@@ -19,7 +19,8 @@ from lanmsff.augment import resize, to_float
 from lanmsff.data import FaceSet
 from lanmsff.device import autocast, to_device
 
-BATCH_SIZE = 128
+BATCH_SIZE = 128  # on a CPU, where larger ones leave its caches
+GPU_BATCH_SIZE = 2048
 
 
 def predict(
@@ -29,34 +30,36 @@ def predict(
     precision: str = "float32",
     progress: bool = False,
     mirror: bool = False,
+    channels_last: bool = True,
 ) -> Tensor:
     """Logits of faces.
 
     Args:
         model: takes (N, 1, 64, 64) in [0, 1]; is moved to `device`, and left in the mode (training
             or evaluation) in which it came.
-        images: uint8 (N, H, W), any size.
+        images: uint8 (N, H, W), any size, on any device.
         mirror: give the mean of a face's logits and those of its mirror image.
+        channels_last: the memory layout that `model` and the images are put into.
 
     Returns:
         float32 (N, K) on the CPU.
     """
-    to_device(model, device)
+    to_device(model, device, channels_last)
     training = model.training
     model.eval()
-    batches = images.split(BATCH_SIZE)
+    batches = images.split(BATCH_SIZE if device.type == "cpu" else GPU_BATCH_SIZE)
     logits = []
     try:
         with torch.inference_mode(), autocast(device, precision):
             for batch in tqdm(batches, unit="batch", desc="scoring", disable=not progress):
-                faces = to_device(to_float(resize(batch.to(device))), device)
+                faces = to_device(to_float(resize(batch.to(device))), device, channels_last)
                 found = model(faces).float()
                 if mirror:
                     found = (found + model(faces.flip(3)).float()) / 2
-                logits.append(found.cpu())
+                logits.append(found)
     finally:
         model.train(training)
-    return torch.cat(logits) if logits else torch.empty(0)
+    return torch.cat(logits).cpu() if logits else torch.empty(0)
 
 
 def accuracy_interval(correct: int, total: int) -> tuple[float, float]:

@@ -127,15 +127,3 @@ def _check(key: str, value: Any, now: Any) -> None:
         good, wanted = number and 0 <= value <= most, f"a number in 0 .. {most}"
     if not good:
         raise ValueError(f"recipe setting {key}: {value!r} is not {wanted}")
-
-
-def learning_rate(recipe: Recipe, done: float) -> float:
-    """The rate of a "cosine" recipe when the share `done` of the run is behind it, in [0, 1].
-
-    It rises linearly over the first `warmup` of the run, then falls to 0 on half a cosine
-    (Loshchilov and Hutter, ICLR 2017, without restarts).
-    """
-    if done < recipe.warmup:
-        return recipe.learning_rate * done / recipe.warmup
-    fallen = (done - recipe.warmup) / max(1 - recipe.warmup, 1e-9)
-    return recipe.learning_rate * (1 + math.cos(math.pi * fallen)) / 2

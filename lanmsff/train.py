@@ -2,52 +2,68 @@
 
 A run is a folder:
 
-    checkpoint.safetensors   everything that is needed to go on (no pickle: tensors and a header)
-    best.safetensors         the weights of the epoch with the lowest validation loss
-    last.safetensors         the weights of the last epoch, which the authors score
-    record.json              what was asked, the history, the environment
+    checkpoint.safetensors          everything that is needed to go on (no pickle)
+    checkpoint-before.safetensors   the same of the checkpoint before, should the newest be damaged
+    best.safetensors                the weights of the epoch with the lowest validation loss
+    last.safetensors                the weights of the last epoch, which the authors score
+    record.json                     what was asked, the history, the environment
+    run.lock                        locked while a process trains; a killed one leaves no lock
 
 Where the recipe averages weights, these are the averaged ones, and so are those validated.
 
 A run that is killed and resumed ends with the same weights, to the bit, as one that was not, on
 the same machine: every draw comes from a generator that is either seeded by (seed, epoch) or
-saved, and a checkpoint is moved into place whole.
+saved, and a checkpoint is moved into place whole. On a GPU see `lanmsff.device.be_deterministic`.
 """
 
 import json
 import math
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from safetensors import SafetensorError
+from torch import Tensor
 from tqdm import tqdm
 
+from lanmsff import checkpoint
 from lanmsff.augment import Images, OfflineVariants, OnlineVariants, Views, resize
 from lanmsff.average import Average
-from lanmsff.data import FaceSet, replacing
-from lanmsff.device import autocast, to_device
+from lanmsff.data import FaceSet
+from lanmsff.device import to_device
 from lanmsff.evaluate import predict
 from lanmsff.labels import soft_labels
 from lanmsff.model import LANMSFF
-from lanmsff.recipes import Recipe, learning_rate, pick_recipe
+from lanmsff.processes import Alone
+from lanmsff.recipes import Recipe, pick_recipe
 from lanmsff.results import environment, git_commit, write_record
+from lanmsff.schedule import Schedule
+from lanmsff.step import (
+    CapturedStep,
+    Speed,
+    Step,
+    can_capture,
+    cudnn_benchmark,
+    make_optimizer,
+)
 from lanmsff.weights import save_weights
 
-CHECKPOINT, BEST, LAST = "checkpoint.safetensors", "best.safetensors", "last.safetensors"
-RECORD = "record.json"
+BEST, LAST, RECORD = "best.safetensors", "last.safetensors", "record.json"
+LOCK, NOT_FINITE = "run.lock", "not-finite.json"
 MAX_SEED = 2**32
 CHECKPOINT_SECONDS = 60  # at most this much work is lost; one checkpoint takes about 0.05 s
+STEPS_BETWEEN_TALKS = 16  # several processes ask each other whether to stop only every so often
 
 
 class RunError(ValueError):
-    """A run cannot be started or resumed as asked; the text is one line."""
+    """A run cannot be started, resumed or gone on with; the text is one line."""
 
 
 class Run:
@@ -61,6 +77,8 @@ class Run:
         seed: of the initial weights, the augmentation, the order of the images and dropout.
         resume: go on with the run in `out` if there is one.
         changes: settings of the recipe that are to be others, by name; see `Recipe`.
+        speed: what is used to be fast.
+        processes: those that train together; `out` must be the same folder for all of them.
         model_options: keyword arguments of `LANMSFF`, for ablations.
 
     Raises:
@@ -80,6 +98,8 @@ class Run:
         seed: int = 0,
         resume: bool = False,
         changes: dict[str, Any] | None = None,
+        speed: Speed = Speed(),
+        processes: Alone = Alone(),
         **model_options: Any,
     ):
         if not 0 <= seed < MAX_SEED:
@@ -88,6 +108,7 @@ class Run:
         self.recipe = pick_recipe(recipe, changes)
         self.epochs = epochs or self.recipe.epochs
         self.device, self.precision, self.seed = device, precision, seed
+        self.speed, self.processes = speed, processes
         self.classes = faces.classes
         # What a resumed run must have in common with the one that it goes on with; a schedule that
         # is drawn over all epochs cannot be given more of them later.
@@ -97,6 +118,7 @@ class Run:
             "settings": asdict(self.recipe) | {"epochs": None if open_ended else self.epochs},
             "seed": seed,
             "precision": precision,
+            "processes": processes.count,
             "model": {
                 "num_classes": len(faces.classes),
                 "dropout": self.recipe.dropout,
@@ -109,38 +131,58 @@ class Run:
         }
         train, val = faces.subset("train"), faces.subset("val")
         for name, split in (("train", train), ("val", val)):
-            if not len(split):
-                raise RunError(f"the data has no faces in split '{name}'")
-        checkpoint = self._find_checkpoint(resume)
+            if len(split) < processes.count:
+                few = "no faces" if not len(split) else "fewer faces than processes"
+                raise RunError(f"the data has {few} in split '{name}'")
+        found = self._find_checkpoint(resume)
+        self._make(train, val)
+        if found:
+            self._restore(*found)
+        self._random = self._random_state()
 
-        torch.manual_seed(seed)
-        self.model = to_device(LANMSFF(**self.asked["model"]), device)
-        decay = self.recipe.average
-        self.average = Average(self.model, decay) if decay else None
-        self.optimizer = make_optimizer(self.model, self.recipe)
-        self.plateau = ReduceLROnPlateau(
-            self.optimizer,
-            factor=self.recipe.plateau_factor,
-            patience=self.recipe.plateau_patience,
-            threshold=self.recipe.plateau_min_delta,
-            threshold_mode="abs",
-            eps=0.0,  # however small, a reduction is made, as in Keras
-        )
-        images = resize(torch.from_numpy(train.images).to(device))
-        self.images = make_images(images, self.recipe, seed)
-        self.labels = torch.from_numpy(train.labels).to(device)
-        votes = soft_labels(train) if self.recipe.soft_labels else None
+    def _make(self, train: FaceSet, val: FaceSet) -> None:
+        """Everything as it is before the first step."""
+        device, recipe, speed = self.device, self.recipe, self.speed
+        torch.manual_seed(self.seed)
+        model = self.processes.share_statistics(LANMSFF(**self.asked["model"]))
+        self.model = to_device(model, device, speed.channels_last)
+        self.average = Average(self.model, recipe.average) if recipe.average else None
+        captured = can_capture(device, speed, self.processes.count)
+        self.optimizer = make_optimizer(self.model, recipe, speed.fused, capturable=captured)
+        if self.processes.rank:  # other faces, other dropout
+            torch.manual_seed(self.seed + self.processes.rank * MAX_SEED)
+
+        faces = resize(torch.from_numpy(train.images).to(device))
+        self.images = make_images(faces, recipe, self.seed)
+        self.names = train.name
+        labels = torch.from_numpy(train.labels).to(device)
+        votes = soft_labels(train) if recipe.soft_labels else None
         # class numbers (N,), or distributions (N, K)
-        self.targets = self.labels if votes is None else torch.from_numpy(votes).to(device)
-        self.val_images = resize(torch.from_numpy(val.images))
+        self.targets = labels if votes is None else torch.from_numpy(votes).to(device)
+        self._step: Step | CapturedStep = Step(
+            self.processes.share_gradients(self.model),
+            self.optimizer,
+            self.images,
+            labels,
+            self.targets,
+            label_smoothing=recipe.label_smoothing,
+            precision=self.precision,
+            channels_last=speed.channels_last,
+        )
+        if captured:
+            self._step = CapturedStep(self._step, recipe.batch_size)
+        self.val_images = resize(torch.from_numpy(val.images).to(device))
         self.val_labels = torch.from_numpy(val.labels)
+
+        self.steps = len(self._batches(0))  # in an epoch
+        self.schedule = Schedule(self.optimizer, recipe, self.epochs * self.steps)
         self.history: list[dict[str, float]] = []
         self.step = 0  # in the current epoch
-        # of the current epoch, over images: loss and correct; on the device, so that no step waits
-        self.sums = torch.zeros(2, device=device)
+        # of every step of the current epoch: sum of losses, number right; on the device, so that
+        # no step waits
+        self.tally = torch.zeros(self.steps, 2, device=device)
         self.seconds = 0.0  # spent in this and earlier sittings
-        if checkpoint:
-            self._restore(*checkpoint)
+        self.stopped: str | None = None
 
     @property
     def scored_model(self) -> LANMSFF:
@@ -167,19 +209,40 @@ class Run:
             return f"{self.epochs} epochs done"
         return None
 
-    def train(self, progress: bool = True) -> dict[str, Any]:
-        """Run epochs until the recipe is done and return the record.
+    def stop(self, reason: str) -> None:
+        """Let `train` end after the current step, with a checkpoint; also from a signal handler."""
+        self.stopped = reason
+
+    def train(self, progress: bool = True, max_minutes: float | None = None) -> dict[str, Any]:
+        """Run epochs until the recipe is done, or `stop` is called, and return the record.
+
+        Args:
+            progress: show a bar, and a line for every epoch.
+            max_minutes: call `stop` after so many minutes.
 
         Raises:
-            RunError: loss or weights are not finite; the last good checkpoint stays.
+            RunError: another process trains in this folder, loss or weights are not finite, or
+                the disk is full; the last good checkpoint stays.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
-        for left_by_a_kill in self.out.glob(".*.part"):
-            left_by_a_kill.unlink()
+        progress = progress and self.processes.first
+        self.stopped = None
         self._started = time.monotonic() - self.seconds
-        while not self.finished:
-            self._train_epoch(progress)
-            self._end_epoch(progress)
+        minutes = math.inf if max_minutes is None else max_minutes
+        self._deadline = time.monotonic() + 60 * minutes
+        self.out.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            self._set_random_state(self._random)  # whatever was drawn since
+            try:
+                while not self.finished and not self._all_stop():
+                    if self._train_epoch(progress):
+                        self._end_epoch(progress)
+            except (OSError, SafetensorError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise RunError(
+                    f"{self.out}: cannot be written ({reason}); the last good checkpoint is kept: "
+                    "make room, then go on with --resume"
+                ) from error
+        self._random = self._random_state()
         return self.record()
 
     def record(self) -> dict[str, Any]:
@@ -192,72 +255,119 @@ class Run:
             "images_per_epoch": len(self.images),
             "seconds": self.seconds,
             "environment": environment(self.device, self.precision),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "speed": asdict(self.speed),
             "history": self.history,
         }
 
-    def _train_epoch(self, progress: bool) -> None:
-        """The rest of the current epoch, from `self.step` on."""
+    def train_step(self, items: Tensor) -> None:
+        """One step of the optimizer on a batch of all processes.
+
+        Args:
+            items: int64 (B,) on the device, numbers in `self.images`.
+        """
+        mine = self.processes.mine(items)
+        # gradients are averaged over processes, which must count as much as they have images
+        share = len(mine) * self.processes.count / len(items)
+        self.tally[self.step].copy_(self._step(mine, share))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the folder against other processes; the system frees it when this one ends."""
+        if not self.processes.first:
+            yield
+            return
+        lock = filelock.FileLock(self.out / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise RunError(f"{self.out}: another process trains in this folder") from None
+        except NotImplementedError:  # some network file systems
+            print(f"{self.out}: no locks on this file system; start one run here", file=sys.stderr)
+        try:
+            if self._signature() != self._read:
+                raise RunError(f"{self.out}: another process has trained here; start again")
+            for left_by_a_kill in self.out.glob(".*.part"):
+                left_by_a_kill.unlink()
+            yield
+        finally:
+            self._read = self._signature()
+            lock.release()
+
+    def _batches(self, epoch: int) -> list[Tensor]:
+        """The batches of an epoch, on the device; the order is drawn from (seed, epoch) alone."""
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+        order = torch.randperm(len(self.images), generator=generator).to(self.device)
+        return self.processes.batches(order, self.recipe.batch_size)
+
+    def _train_epoch(self, progress: bool) -> bool:
+        """The rest of the current epoch, from `self.step` on; False if the run is stopped in it."""
         self.images.start_epoch(self.epoch)
-        order = torch.randperm(len(self.images), generator=self._generator(self.epoch))
-        batches = order.to(self.device).split(self.recipe.batch_size)
+        batches = self._batches(self.epoch)
+        seen = sum(map(len, batches[: self.step]))
         bar = tqdm(
             desc=f"epoch {self.epoch + 1}/{self.epochs}",
-            total=len(order),
-            initial=self.step * self.recipe.batch_size,
+            total=len(self.images),
+            initial=seen,
             unit=" images",
             mininterval=0.5,
             disable=not progress,
         )
         self.model.train()
         saved = time.monotonic()
-        with bar:
+        with bar, cudnn_benchmark(self.speed.benchmark):
             for items in batches[self.step :]:
-                done = self.epoch * len(batches) + self.step
-                if self.recipe.schedule == "cosine":  # the rate at the middle of the step
-                    share = (done + 0.5) / (self.epochs * len(batches))
-                    self._set_rate(learning_rate(self.recipe, share))
+                done = self.epoch * self.steps + self.step
+                self.schedule.before_step(done)
                 self.train_step(items)
                 if self.average:
                     self.average.update(done + 1)
                 self.step += 1
-                drawn = bar.update(len(items))
-                if drawn or self.step == len(batches):  # read the device only then
-                    loss, accuracy = self._means()
+                seen += len(items)
+                if bar.update(len(items)) or self.step == self.steps:  # read the device only then
+                    loss, accuracy = (self.tally.sum(0) / seen * self.processes.count).tolist()
                     bar.set_postfix(loss=f"{loss:.3f}", acc=f"{accuracy:.3f}", refresh=False)
-                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                if self._all_stop():
+                    self._save_checkpoint()
+                    return False
+                if self._due(time.monotonic() - saved > CHECKPOINT_SECONDS):
                     self._save_checkpoint()
                     saved = time.monotonic()
+        return True
 
-    def train_step(self, items: Tensor) -> None:
-        """One step of the optimizer on `items`, int64 (B,) on the device, of `self.images`."""
-        images, faces = self.images.batch(items)
-        labels = self.labels[faces]
-        with autocast(self.device, self.precision):
-            logits = self.model(to_device(images, self.device))
-        loss = F.cross_entropy(
-            logits.float(), self.targets[faces], label_smoothing=self.recipe.label_smoothing
-        )
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        correct = (logits.argmax(1) == labels).sum()
-        self.sums += torch.stack([loss.detach() * len(items), correct])
+    def _due(self, flag: bool) -> bool:
+        """Whether any process raises `flag`; several are asked only now and then."""
+        if self.processes.count > 1 and self.step % STEPS_BETWEEN_TALKS:
+            return False
+        return self.processes.any(flag)
+
+    def _all_stop(self) -> bool:
+        if time.monotonic() > self._deadline:
+            self.stop("the time is up")
+        stop = self._due(self.stopped is not None)
+        if stop and not self.stopped:
+            self.stop("another process was stopped")
+        return stop
 
     def _end_epoch(self, progress: bool) -> None:
         """Validate, note the epoch, adapt the learning rate, write weights and checkpoint."""
         trained = self._clock()
         loss, accuracy = self._means()
-        logits = predict(
-            self.scored_model, self.val_images, self.device, self.precision,
-            mirror=self.recipe.test_mirror,
+        parts = self.processes.gather(
+            predict(
+                self.scored_model, self.processes.mine(self.val_images), self.device,
+                self.precision, mirror=self.recipe.test_mirror,
+                channels_last=self.speed.channels_last,
+            )
         )  # fmt: skip
+        logits = torch.cat(parts)
         val_loss = F.cross_entropy(logits, self.val_labels).item()
         if not math.isfinite(val_loss):
-            raise self._broken(f"the validation loss is {val_loss}")
+            raise self._broken(f"the validation loss is {val_loss}", self.step - 1)
         val_accuracy = (logits.argmax(1) == self.val_labels).double().mean().item()
         epoch = {
             "epoch": self.epoch + 1,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.schedule.rate,
             "loss": loss,
             "accuracy": accuracy,
             "val_loss": val_loss,
@@ -266,42 +376,57 @@ class Run:
             "seconds": self._clock(),
         }
         self.history.append(epoch)
-        if self.recipe.schedule == "plateau":
-            self.plateau.step(val_loss)
+        self.schedule.after_epoch(val_loss)
         self.step = 0
-        self.sums.zero_()
-        origin = self.asked | {"epoch": self.epoch, "val_accuracy": val_accuracy}
-        origin["commit"] = git_commit()
-        if self.best is epoch:
-            save_weights(self.scored_model, self.out / BEST, self.classes, origin)
-        save_weights(self.scored_model, self.out / LAST, self.classes, origin)
+        self.tally.zero_()
+        if self.processes.first:
+            origin = self.asked | {"epoch": self.epoch, "val_accuracy": val_accuracy}
+            origin["commit"] = git_commit()
+            if self.best is epoch:
+                save_weights(self.scored_model, self.out / BEST, self.classes, origin)
+            save_weights(self.scored_model, self.out / LAST, self.classes, origin)
         self._save_checkpoint()
-        write_record(self.out / RECORD, self.record())
+        if self.processes.first:
+            write_record(self.out / RECORD, self.record())
         if progress:
             tqdm.write(
                 f"epoch {self.epoch}: loss {loss:.4f}, accuracy {accuracy:.4f}; validation loss "
                 f"{val_loss:.4f}, accuracy {val_accuracy:.4f}{' (best)' * (self.best is epoch)}"
             )
 
-    def _set_rate(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-
     def _means(self) -> tuple[float, float]:
-        """Loss and accuracy of the current epoch so far."""
-        done = max(1, min(self.step * self.recipe.batch_size, len(self.images)))
-        loss, accuracy = (self.sums / done).tolist()
-        if not math.isfinite(loss):
-            raise self._broken(f"the loss is {loss}")
+        """Loss and accuracy of the current epoch so far, over all processes.
+
+        Raises:
+            RunError: a loss is not finite.
+        """
+        tally = self.processes.sum(self.tally).cpu().double()
+        bad = ~tally[:, 0].isfinite()
+        if bad.any():
+            step = int(bad.int().argmax())
+            raise self._broken(f"the loss is {tally[step, 0].item()}", step)
+        done = sum(map(len, self._batches(self.epoch)[: self.step]))
+        loss, accuracy = (tally.sum(0) / max(done, 1)).tolist()
         return loss, accuracy
 
-    def _broken(self, what: str) -> RunError:
-        where = f"epoch {self.epoch + 1}, step {self.step}"
-        return RunError(f"{self.out}: {what} in {where}; the last good checkpoint is kept")
-
-    def _generator(self, epoch: int) -> torch.Generator:
-        """Of the order of the images in one epoch; independent of every other draw."""
-        return torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+    def _broken(self, what: str, step: int) -> RunError:
+        """The error, after the batch of that step has been written down."""
+        items = self._batches(self.epoch)[step]
+        faces = self.images.batch(items)[1].tolist()
+        batch = {
+            "what": what,
+            "epoch": self.epoch + 1,
+            "step": step + 1,
+            "items": items.tolist(),  # numbers in the epoch's images
+            "faces": faces,  # rows of the training split
+            "names": [str(self.names[face]) for face in faces],
+        }
+        if self.processes.first:
+            write_record(self.out / NOT_FINITE, batch)
+        return RunError(
+            f"{self.out}: {what} in epoch {self.epoch + 1}, step {step + 1}; its images are listed "
+            f"in {NOT_FINITE}, the last good checkpoint is kept"
+        )
 
     def _clock(self) -> float:
         """Seconds spent on this run so far, in this and earlier sittings."""
@@ -311,47 +436,48 @@ class Run:
     def _save_checkpoint(self) -> None:
         self._means()  # raises if the loss is not finite
         self._clock()
-        state = self.optimizer.state_dict()
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors = checkpoint.named("model", self.model.state_dict())
         if self.average:
-            averaged = self.average.model.state_dict()
-            tensors |= {f"average.{name}": value for name, value in averaged.items()}
-        for index, moments in state["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
-        tensors["sums"] = self.sums
+            tensors |= checkpoint.named("average", self.average.model.state_dict())
+        moments = checkpoint.optimizer_tensors(self.optimizer)
+        tensors |= checkpoint.named("optimizer", moments)
         # the loss was that of the weights before the last step: look at those of now
-        if not all(value.isfinite().all() for value in tensors.values()):
-            raise self._broken("a weight is not finite")
-        tensors["rng.cpu"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        sums = [value.double().sum().to(self.device) for value in tensors.values()]
+        if not torch.stack(sums).isfinite().all():
+            raise self._broken("a weight is not finite after the batch", max(self.step - 1, 0))
+        tensors["tally"] = self.processes.sum(self.tally)
+        for rank, states in enumerate(self.processes.gather(self._random_state())):
+            tensors |= checkpoint.named(f"random.{rank}", states)
         header = {
             "asked": self.asked,
-            "param_groups": state["param_groups"],
-            "plateau": self.plateau.state_dict(),
+            "schedule": self.schedule.state_dict(),
             "history": self.history,
             "step": self.step,
             "seconds": self.seconds,
         }
-        tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
-        with replacing(self.out / CHECKPOINT) as aside:
-            save_file(tensors, aside, metadata={"run": json.dumps(header)})
+        if self.processes.first:
+            checkpoint.write_checkpoint(self.out, header, tensors)
+
+    def _signature(self) -> tuple[int, ...] | None:
+        """Tells one newest checkpoint from another; None if there is none."""
+        try:
+            found = (self.out / checkpoint.NEWEST).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
 
     def _find_checkpoint(self, resume: bool) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         """Header and tensors of the checkpoint to go on from; `RunError` if that is not allowed."""
-        path = self.out / CHECKPOINT
-        if not path.exists():
+        self._read = self._signature()
+        if not checkpoint.has_checkpoint(self.out):
             return None
         if not resume:
             raise RunError(f"{self.out}: holds a run; add --resume to go on, or name another folder")
         try:
-            with safe_open(path, "pt") as file:
-                header = json.loads(file.metadata()["run"])
-                asked_then = header["asked"]
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
-            raise RunError(f"{path}: not a whole checkpoint ({error}); remove it") from None
-        asked = json.loads(json.dumps(self.asked))
+            header, tensors = checkpoint.read_checkpoint(self.out)
+        except checkpoint.CheckpointError as error:
+            raise RunError(str(error)) from None
+        asked, asked_then = json.loads(json.dumps(self.asked)), header["asked"]
         for key in asked | asked_then:
             if asked.get(key) != asked_then.get(key):
                 raise RunError(
@@ -361,31 +487,28 @@ class Run:
         return header, tensors
 
     def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        def parts(kind: str) -> dict[str, Tensor]:
-            return {n.removeprefix(kind): t for n, t in tensors.items() if n.startswith(kind)}
-
-        self.model.load_state_dict(parts("model."))
+        self.model.load_state_dict(checkpoint.part("model", tensors))
         if self.average:
-            self.average.model.load_state_dict(parts("average."))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts("optimizer.").items():
-            index, _, key = name.partition(".")
-            moments.setdefault(int(index), {})[key] = tensor
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        for index, parameter in enumerate(parameters):
-            for key, tensor in moments[index].items():
-                # The fused optimiser walks through memory: moments must lie as their weights do.
-                if tensor.shape == parameter.shape:
-                    moments[index][key] = torch.empty_like(parameter).copy_(tensor)
-        groups = header["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self.plateau.load_state_dict(header["plateau"])
+            self.average.model.load_state_dict(checkpoint.part("average", tensors))
+        checkpoint.restore_optimizer(self.optimizer, checkpoint.part("optimizer", tensors))
+        self.schedule.load_state_dict(header["schedule"])
         self.history, self.step = header["history"], header["step"]
         self.seconds = header["seconds"]
-        self.sums = tensors["sums"].to(self.device)
-        torch.set_rng_state(tensors["rng.cpu"])
-        if self.device.type == "cuda" and "rng.cuda" in tensors:  # not in one begun on a CPU
-            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+        if self.processes.first:  # the others' shares are in it
+            self.tally.copy_(tensors["tally"])
+        self._set_random_state(checkpoint.part(f"random.{self.processes.rank}", tensors))
+
+    def _random_state(self) -> dict[str, Tensor]:
+        """Of the generators that dropout draws from, by kind of device."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+    def _set_random_state(self, states: dict[str, Tensor]) -> None:
+        torch.set_rng_state(states["cpu"])
+        if self.device.type == "cuda" and "cuda" in states:  # not in a run begun on a CPU
+            torch.cuda.set_rng_state(states["cuda"], self.device)
 
 
 def make_images(faces: Tensor, recipe: Recipe, seed: int) -> Images:
@@ -397,19 +520,4 @@ def make_images(faces: Tensor, recipe: Recipe, seed: int) -> Images:
     return Views(
         faces, seed, mirror=recipe.mirror, degrees=recipe.degrees, zoom=recipe.zoom,
         shift=recipe.shift, light=recipe.light, erase=recipe.erase,
-    )  # fmt: skip
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW, which without weight decay is Adam.
-
-    Kernels and matrices decay; biases and the scales of batch norm do not, since pulling those to
-    zero limits nothing but the fit (He et al., "Bag of tricks", CVPR 2019).
-    """
-    parameters = list(model.parameters())
-    decayed = [p for p in parameters if p.ndim > 1]
-    kept = [p for p in parameters if p.ndim <= 1]
-    return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": kept}],
-        lr=recipe.learning_rate, eps=recipe.adam_eps, weight_decay=0.0, fused=True,
     )  # fmt: skip

@@ -1,14 +1,13 @@
 """Recipes as data: what can be changed, and the schedule of our own."""
 
-import math
 from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from lanmsff.model import LANMSFF
-from lanmsff.recipes import RECIPES, Recipe, learning_rate, pick_recipe
-from lanmsff.train import make_optimizer
+from lanmsff.recipes import RECIPES, Recipe, pick_recipe
+from lanmsff.step import make_optimizer
 
 IMPROVED, PAPER = RECIPES["improved"], RECIPES["paper"]
 INGREDIENTS = (
@@ -66,19 +65,6 @@ def test_every_setting_can_be_changed_to_what_it_is():
             if field.name != "epochs":
                 value = getattr(RECIPES[recipe], field.name)
                 assert pick_recipe(recipe, {field.name: value}) == RECIPES[recipe]
-
-
-def test_the_rate_rises_and_falls_on_a_cosine():
-    recipe = replace(IMPROVED, learning_rate=2.0, warmup=0.2)
-    assert learning_rate(recipe, 0.0) == 0
-    assert learning_rate(recipe, 0.1) == pytest.approx(1.0)
-    assert learning_rate(recipe, 0.2) == 2.0
-    assert learning_rate(recipe, 0.4) == pytest.approx(1 + math.cos(math.pi / 4))
-    assert learning_rate(recipe, 0.6) == pytest.approx(1.0)
-    assert learning_rate(recipe, 1.0) == pytest.approx(0.0, abs=1e-12)
-    without = replace(recipe, warmup=0.0)
-    assert learning_rate(without, 0.0) == 2.0
-    assert learning_rate(without, 0.5) == pytest.approx(1.0)
 
 
 def test_the_optimiser_without_decay_is_adam():

@@ -1,18 +1,34 @@
-"""`python -m lanmsff train`: train LANMSFF on a prepared set."""
+"""`python -m lanmsff train`: train LANMSFF on a prepared set.
+
+Exit status: 0 when the run is finished, 2 after one line that says what is wrong, and 75
+(EX_TEMPFAIL of sysexits.h: try again) when it was stopped by SIGTERM or `--max-minutes` and goes on
+with `--resume`.
+"""
 
 import argparse
 import json
+import signal
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from lanmsff.commands.arguments import add_data, add_device, device_and_precision, positive
 from lanmsff.data import FaceSet
+from lanmsff.device import be_deterministic
+from lanmsff.processes import join
 from lanmsff.recipes import RECIPES
+from lanmsff.step import Speed
 from lanmsff.train import Run
+
+STOPPED = 75
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("train", help="train LANMSFF on a prepared set")
+    parser = subparsers.add_parser(
+        "train",
+        help="train LANMSFF on a prepared set",
+        epilog=f"Exit status: 0 finished, 2 an error, {STOPPED} stopped and to be resumed.",
+    )
     add_data(parser)
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="paper")
     parser.add_argument(
@@ -27,6 +43,19 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--epochs", type=positive, help="at most; default: the recipe's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument(
+        "--max-minutes", type=positive, metavar="M", help="stop cleanly after M minutes"
+    )
+    parser.add_argument(
+        "--deterministic", action="store_true", help="the same to the bit on a GPU, and slower"
+    )
+    parser.add_argument(
+        "--without",
+        choices=[field.name for field in fields(Speed)],
+        nargs="+",
+        default=[],
+        help="leave out what makes training fast",
+    )
     add_device(parser)
     parser.set_defaults(run=run)
 
@@ -42,25 +71,46 @@ def setting(text: str) -> tuple[str, Any]:
         return field, value
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.deterministic:
+        be_deterministic()
     device, precision = device_and_precision(arguments)
+    processes = join(device)
     training = Run(
         FaceSet.load(arguments.data),
         arguments.recipe,
         arguments.out,
-        device=device,
+        device=processes.device or device,
         precision=precision,
         epochs=arguments.epochs,
         seed=arguments.seed,
         resume=arguments.resume,
         changes=dict(arguments.set),
+        speed=Speed(**dict.fromkeys(arguments.without, False)),
+        processes=processes,
     )
+
+    def say(text: str) -> None:
+        if processes.first:
+            print(f"{arguments.out}: {text}")
+
     if training.finished:
-        print(f"{arguments.out}: nothing left to do ({training.finished})")
-        return
-    training.train()
+        say(f"nothing left to do ({training.finished})")
+        return 0
+    before = signal.signal(signal.SIGTERM, lambda *_: training.stop("SIGTERM"))
+    try:
+        training.train(max_minutes=arguments.max_minutes)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if not training.finished:
+        say(
+            f"stopped ({training.stopped}) in epoch {training.epoch + 1}, after step "
+            f"{training.step} of {training.steps}; the same command with --resume goes on"
+        )
+        return STOPPED
     best = training.best
-    print(
-        f"{arguments.out}: {training.finished}; best epoch {best['epoch']}: validation accuracy "
+    say(
+        f"{training.finished}; best epoch {best['epoch']}: validation accuracy "
         f"{best['val_accuracy']:.2%}, loss {best['val_loss']:.4f}"
     )
+    return 0

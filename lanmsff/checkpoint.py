@@ -1,0 +1,112 @@
+"""Checkpoints: everything that a run needs to go on, in two generations.
+
+The newest one and the one before it are kept, so that a file damaged after it was written costs
+one checkpoint, not the run. Each is a safetensors file: tensors and a JSON header, never a pickle.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lanmsff.data import replacing
+
+NEWEST, BEFORE = "checkpoint.safetensors", "checkpoint-before.safetensors"
+
+
+class CheckpointError(ValueError):
+    """A folder holds checkpoints, but none that is whole; the text is one line."""
+
+
+def has_checkpoint(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (NEWEST, BEFORE))
+
+
+def write_checkpoint(folder: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write the newest checkpoint; what was the newest is then the one before.
+
+    A kill at any moment leaves at least one whole checkpoint, if there was one.
+
+    Args:
+        header: JSON values.
+        tensors: of any device, by name.
+    """
+    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    with replacing(folder / NEWEST) as aside:
+        save_file(tensors, aside, metadata={"run": json.dumps(header)})
+        if (folder / NEWEST).exists():
+            os.replace(folder / NEWEST, folder / BEFORE)
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors (on the CPU) of the newest whole checkpoint in `folder`.
+
+    If that is not the newest file, a line on stderr says so.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    damaged = []
+    for name in (NEWEST, BEFORE):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            with safe_open(path, "pt") as file:
+                header = json.loads(file.metadata()["run"])
+                header["asked"], header["history"], header["step"]
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+            damaged.append(f"{path}: not a whole checkpoint ({error})")
+            continue
+        if damaged:
+            print(f"{damaged[0]}; going on from the one before, {name}", file=sys.stderr)
+        return header, tensors
+    raise CheckpointError(f"{'; '.join(damaged)}; remove the folder to start anew")
+
+
+def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` with `prefix` and a dot before each name."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def part(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `named` made of this prefix, under its own names."""
+    start = prefix + "."
+    return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's memory, "INDEX.NAME" -> tensor, index of the parameter in its groups."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": tensor
+        for index, moments in state.items()
+        for name, tensor in moments.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give the optimiser that memory back. Its settings stay those of now."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        moments.setdefault(int(index), {})[key] = tensor
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, parameter in enumerate(parameters):
+        for key, tensor in moments.get(index, {}).items():
+            # The fused optimiser walks through memory: moments must lie as their weights do.
+            if tensor.shape == parameter.shape:
+                moments[index][key] = torch.empty_like(parameter).copy_(tensor)
+    # `load_state_dict` would put copies in the place of rates that a captured step reads
+    rates = [group["lr"] for group in optimizer.param_groups]
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    for group, rate in zip(optimizer.param_groups, rates):
+        group["lr"] = rate

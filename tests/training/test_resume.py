@@ -1,0 +1,233 @@
+"""A run that is killed at any moment and resumed ends like one that was not, to the bit."""
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lanmsff import train
+from lanmsff.checkpoint import BEFORE, NEWEST
+from lanmsff.train import RunError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("recipe", ["tiny", "tiny online", "tiny improved"])
+@pytest.mark.parametrize("at", [0, 2, 4, 7])
+def test_stopped_in_a_step_and_resumed(
+    recipe, at, undisturbed, toy_faces, tmp_path, monkeypatch, start, differences, figures
+):
+    """Before the first checkpoint, in the first epoch, between the two, in the last step."""
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", -1)
+    run = start(toy_faces(), tmp_path / "run", recipe)
+    step, count = run.train_step, itertools.count()
+
+    def stopped(items):
+        if next(count) == at:
+            raise KeyboardInterrupt
+        step(items)
+
+    monkeypatch.setattr(run, "train_step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(progress=False)
+
+    resumed = start(toy_faces(), tmp_path / "run", recipe, resume=True)
+    assert 4 * resumed.epoch + resumed.step == at
+    assert figures(resumed.history) == figures(undisturbed(recipe).history)[: at // 4]
+    resumed.train(progress=False)
+    assert differences(resumed.out, undisturbed(recipe).out) == []
+
+
+@pytest.mark.parametrize("function", ["save_weights", "write_record"])
+def test_stopped_at_the_end_of_an_epoch_and_resumed(
+    function, undisturbed, toy_faces, tmp_path, monkeypatch, start, differences
+):
+    """Some files are of the new epoch then, some of the old."""
+    run = start(toy_faces(), tmp_path / "run")
+    write = getattr(train, function)
+
+    def stopped(*arguments):
+        write(*arguments)
+        if run.epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train, function, stopped)
+        run.train(progress=False)
+    resumed = start(toy_faces(), tmp_path / "run", resume=True)
+    resumed.train(progress=False)
+    assert differences(resumed.out, undisturbed().out) == []
+
+
+def test_optimiser_moments_come_back_in_the_layout_of_their_weights(
+    undisturbed, toy_faces, tmp_path, start
+):
+    """The fused optimiser walks through memory: a moment that lies otherwise is mixed up."""
+    resumed = start(toy_faces(), undisturbed().out, resume=True)
+    for parameter in resumed.model.parameters():
+        for moment in ("exp_avg", "exp_avg_sq"):
+            assert resumed.optimizer.state[parameter][moment].stride() == parameter.stride()
+
+
+CHILD = """
+import os, random, signal, sys, threading
+from dataclasses import replace
+from lanmsff import checkpoint, train
+from lanmsff.__main__ import main
+from lanmsff.recipes import RECIPES
+
+RECIPES["tiny"] = replace(RECIPES["paper"], batch_size=4)
+RECIPES["tiny improved"] = replace(RECIPES["improved"], batch_size=1)
+train.CHECKPOINT_SECONDS = -1
+how, seed, *command = sys.argv[1:]
+at = random.Random(int(seed)).randrange(2, 6)
+calls = 0
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+step, save = train.Run.train_step, checkpoint.save_file
+
+def killed_step(self, items):
+    global calls
+    calls += 1
+    if calls == at:
+        threading.Timer(random.Random(seed).uniform(0, 0.03), kill).start()
+    step(self, items)
+
+def killed_save(tensors, path, metadata):
+    global calls
+    calls += 1
+    save(tensors, path, metadata)
+    if calls == 2:
+        os.truncate(path, os.path.getsize(path) // 2)
+        kill()
+
+if how == "step":
+    train.Run.train_step = killed_step
+if how == "save":
+    checkpoint.save_file = killed_save
+sys.exit(main(command))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs SIGKILL, which is POSIX")
+@pytest.mark.parametrize("recipe", ["tiny", "tiny improved"])
+def test_killed_twice_and_resumed_from_the_command_line(
+    recipe, undisturbed, toy_faces, tmp_path, differences
+):
+    """By SIGKILL, at a random moment of a random step, then while a checkpoint is half written."""
+    seed = str(np.random.default_rng().integers(10**6))
+    print(f"seed of the moment: {seed}")  # shown when the test fails
+    toy_faces().save(tmp_path / "toy.npz")
+    threads = str(torch.get_num_threads())  # the order of sums depends on it
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": path}
+    command = ["train", "--data", "toy.npz", "--recipe", recipe, "--out", "run", "--epochs", "2",
+               "--device", "cpu", "--precision", "float32"]  # fmt: skip
+
+    def call(how, *more):
+        words = [sys.executable, "-c", CHILD, how, seed, *command, *more]
+        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    for how, more in (("step", ()), ("save", ("--resume",))):
+        killed = call(how, *more)
+        assert killed.returncode == -9, killed.stderr
+    assert list((tmp_path / "run").glob(".*.part"))  # the half-written one lies beside
+    resumed = call("", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert not list((tmp_path / "run").glob(".*"))
+    assert differences(tmp_path / "run", undisturbed(recipe).out) == []
+
+
+def test_more_epochs_later_are_more_epochs_at_once(
+    undisturbed, toy_faces, tmp_path, start, differences
+):
+    first = start(toy_faces(), tmp_path / "run", epochs=1)
+    first.train(progress=False)
+    assert first.finished == "1 epochs done"
+    more = start(toy_faces(), tmp_path / "run", epochs=2, resume=True)
+    assert more.finished is None and more.epoch == 1
+    more.train(progress=False)
+    assert differences(more.out, undisturbed().out) == []
+    assert more.seconds > first.seconds
+
+
+def test_a_schedule_over_all_epochs_cannot_be_given_more(undisturbed, toy_faces, start):
+    out = undisturbed("tiny improved").out
+    with pytest.raises(RunError, match="settings .*'epochs': 2.*'epochs': 3"):
+        start(toy_faces(), out, "tiny improved", epochs=3, resume=True)
+
+
+def test_a_finished_run_has_nothing_left_to_do(undisturbed, toy_faces, start):
+    run = undisturbed()
+    before = {path: path.read_bytes() for path in run.out.iterdir()}
+    again = start(toy_faces(), run.out, resume=True)
+    assert again.finished == "2 epochs done"
+    assert again.record()["history"] == run.history
+    again.train(progress=False)
+    assert {path: path.read_bytes() for path in run.out.iterdir()} == before
+
+
+# --- two checkpoints
+
+
+def other_header(path):
+    save_file(load_file(path), path, metadata={"run": "{}"})
+
+
+SPOIL = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-10]),
+    "empty": lambda path: path.write_bytes(b""),
+    "nonsense": lambda path: path.write_bytes(b"nonsense" * 100),
+    "pickle": lambda path: torch.save({}, path),
+    "no header": lambda path: save_file({"x": torch.ones(1)}, path),
+    "header no JSON": lambda path: save_file({"x": torch.ones(1)}, path, metadata={"run": "{"}),
+    "other header": other_header,
+}
+
+
+@pytest.fixture
+def copied(undisturbed, tmp_path):
+    """The folder of a finished run, to be spoiled."""
+    return Path(shutil.copytree(undisturbed().out, tmp_path / "copied"))
+
+
+@pytest.mark.parametrize("spoil", SPOIL.values(), ids=SPOIL)
+def test_a_damaged_newest_checkpoint(
+    spoil, copied, undisturbed, toy_faces, start, differences, capsys
+):
+    """The one before is gone on from, with a line that says so, to the same end."""
+    spoil(copied / NEWEST)
+    resumed = start(toy_faces(), copied, resume=True)
+    said = capsys.readouterr().err
+    assert said.startswith(f"{copied / NEWEST}: not a whole checkpoint") and said.count("\n") == 1
+    assert said.endswith(f"going on from the one before, {BEFORE}\n")
+    assert resumed.epoch == 1
+    resumed.train(progress=False)
+    assert differences(copied, undisturbed().out) == []
+
+
+def test_killed_between_the_two_moves(copied, toy_faces, start, capsys):
+    """The old newest is the one before already, the new one not yet in its place."""
+    (copied / NEWEST).unlink()
+    with pytest.raises(RunError, match="holds a run"):
+        start(toy_faces(), copied)
+    assert start(toy_faces(), copied, resume=True).epoch == 1
+    assert capsys.readouterr().err == ""  # nothing is damaged
+
+
+def test_no_whole_checkpoint(copied, toy_faces, start):
+    for name in (NEWEST, BEFORE):
+        SPOIL["cut"](copied / name)
+    with pytest.raises(RunError, match="not a whole checkpoint") as refused:
+        start(toy_faces(), copied, resume=True)
+    text = str(refused.value)
+    assert str(copied / NEWEST) in text and str(copied / BEFORE) in text and "\n" not in text

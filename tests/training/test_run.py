@@ -1,0 +1,247 @@
+"""A training run: what it leaves behind, that it learns, and what is refused."""
+
+import json
+import math
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lanmsff.evaluate import predict
+from lanmsff.recipes import RECIPES
+from lanmsff.results import read_record
+from lanmsff.schedule import cosine
+from lanmsff.train import RunError
+from lanmsff.weights import load_weights
+
+CPU = torch.device("cpu")
+FILES = {
+    "checkpoint.safetensors", "checkpoint-before.safetensors", "best.safetensors",
+    "last.safetensors", "record.json", "run.lock",
+}  # fmt: skip
+
+
+# --- what a run leaves behind
+
+
+def test_files_and_record(undisturbed):
+    run = undisturbed()
+    assert {path.name for path in run.out.iterdir()} == FILES
+    assert (run.out / "run.lock").read_bytes() == b""
+    record = read_record(run.out / "record.json")
+    now = json.loads(json.dumps(run.record()))
+    for each in (record, now):  # that of the source tree may be another by now
+        assert "commit" in each["environment"] and each["environment"].pop("commit") != ""
+    assert record == now
+    assert record["finished"] == "2 epochs done" and record["epochs"] == 2
+    assert record["images_per_epoch"] == 16
+    assert record["asked"]["recipe"] == "tiny" and record["asked"]["epochs"] == 2
+    assert record["asked"]["counts"] == {"train": 4, "val": 4, "test": 9}
+    assert record["environment"]["precision"] == "float32"
+    assert [epoch["epoch"] for epoch in record["history"]] == [1, 2]
+    assert record["best"] == min(record["history"], key=lambda epoch: epoch["val_loss"])
+    for epoch in record["history"]:
+        assert all(math.isfinite(value) for value in epoch.values())
+        assert 0 <= epoch["accuracy"] <= 1 and epoch["learning_rate"] == 1e-3
+        assert 0 < epoch["train_seconds"] < epoch["seconds"] <= record["seconds"]
+
+
+def test_weights_say_where_they_come_from(undisturbed, toy_faces):
+    run = undisturbed()
+    last = load_weights(run.out / "last.safetensors", toy_faces().classes)
+    assert last.info["epoch"] == 2 and last.info["recipe"] == "tiny"
+    assert last.info["data_sha256"] == toy_faces().sha256
+    assert last.info["val_accuracy"] == run.history[-1]["val_accuracy"]
+    assert load_weights(run.out).info["epoch"] == run.best["epoch"]
+
+
+def test_validation_is_on_the_validation_split(undisturbed, toy_faces):
+    run, val = undisturbed(), toy_faces().subset("val")
+    model = load_weights(run.out / "last.safetensors").model
+    logits, labels = predict(model, torch.from_numpy(val.images), CPU), torch.from_numpy(val.labels)
+    noted = run.history[-1]
+    assert noted["val_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-6)
+    assert noted["val_accuracy"] == (logits.argmax(1) == labels).double().mean().item()
+
+
+def test_the_test_split_has_no_say(undisturbed, toy_faces, tmp_path, start, differences):
+    faces = toy_faces()
+    run = start(faces.select(faces.split != "test"), tmp_path / "run")
+    run.train(progress=False)
+    assert differences(run.out, undisturbed().out) == []
+
+
+def test_loss_and_accuracy_are_means_over_images(start, toy_faces, tmp_path, monkeypatch):
+    """Also when the last batch is a small one."""
+    run = start(toy_faces(train=5), tmp_path / "run", "tiny online", 1, changes={"batch_size": 2})
+    seen = []
+    forward = run.model.forward
+
+    def watched(images):
+        logits = forward(images)
+        if run.model.training:
+            seen.append(logits.detach())
+        return logits
+
+    monkeypatch.setattr(run.model, "forward", watched)
+    run.train(progress=False)
+    assert [len(logits) for logits in seen] == [2, 2, 1]
+    labels = run.targets[torch.cat(run._batches(0))]
+    logits = torch.cat(seen)
+    loss, right = F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).sum().item()
+    assert run.history[0]["loss"] == pytest.approx(loss, rel=1e-6)
+    assert run.history[0]["accuracy"] == pytest.approx(right / 5)
+
+
+@pytest.mark.parametrize("recipe, per_face", [("tiny", 4), ("tiny online", 1), ("tiny improved", 1)])
+def test_an_epoch_shows_every_image_once_in_a_new_order(
+    recipe, per_face, toy_faces, tmp_path, monkeypatch, start
+):
+    run = start(toy_faces(), tmp_path / "run", recipe)
+    shown = []
+    monkeypatch.setattr(run, "train_step", lambda items: shown.extend(items.tolist()))
+    run.train(progress=False)
+    first, second = shown[: len(shown) // 2], shown[len(shown) // 2 :]
+    assert sorted(first) == sorted(second) == list(range(4 * per_face))
+    assert first != second
+
+
+def test_no_pickle(undisturbed):
+    for path in undisturbed().out.iterdir():
+        content = path.read_bytes()
+        assert not zipfile.is_zipfile(path)  # as torch.save writes
+        if path.suffix == ".json":
+            json.loads(content)
+        elif path.suffix == ".safetensors":  # safetensors: length of the header, the header, tensors as they lie in memory
+            assert json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+
+
+def test_a_run_learns(toy_faces, tmp_path, start):
+    changes = {"batch_size": 4}
+    run = start(toy_faces(train=16), tmp_path / "run", "tiny online", epochs=3, changes=changes)
+    run.train(progress=False)
+    assert run.history[-1]["loss"] < 0.8 * run.history[0]["loss"]
+
+
+# --- seeds
+
+
+@pytest.mark.parametrize("recipe", ["tiny", "tiny online", "tiny improved"])
+def test_the_same_seed_gives_the_same_run(
+    recipe, undisturbed, toy_faces, tmp_path, start, differences
+):
+    torch.rand(3)  # what was drawn before does not matter
+    again = start(toy_faces(), tmp_path / "again", recipe)
+    again.train(progress=False)
+    assert differences(again.out, undisturbed(recipe).out) == []
+
+
+def test_another_seed_gives_another_run(undisturbed, toy_faces, tmp_path, start):
+    other = start(toy_faces(), tmp_path / "other", epochs=1, seed=1)
+    other.train(progress=False)
+    mine, theirs = (load_weights(run.out).model for run in (other, undisturbed()))
+    assert not torch.equal(mine.head.weight, theirs.head.weight)
+    assert other.history[0]["loss"] != undisturbed().history[0]["loss"]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**20])
+def test_a_seed_that_cannot_be(seed, toy_faces, tmp_path, start):
+    with pytest.raises(RunError, match=f"seed .*{seed}"):
+        start(toy_faces(), tmp_path / "run", seed=seed)
+
+
+# --- our own recipe
+
+
+def test_the_rate_follows_the_steps(toy_faces, tmp_path, monkeypatch, start):
+    run = start(toy_faces(), tmp_path / "run", "tiny improved")
+    rates = []
+    monkeypatch.setattr(
+        run, "train_step", lambda _: rates.append({g["lr"] for g in run.optimizer.param_groups})
+    )
+    run.train(progress=False)
+    shares = (np.arange(8) + 0.5) / 8
+    assert rates == [{cosine(run.recipe, share)} for share in shares]
+
+
+def test_the_averaged_weights_are_validated_and_saved(undisturbed, toy_faces):
+    """By the mean of each face and its mirror image, as the header says to score them."""
+    run, val = undisturbed("tiny improved"), toy_faces().subset("val")
+    last = load_weights(run.out / "last.safetensors")
+    averaged, trained = run.average.model.state_dict(), run.model.state_dict()
+    assert all(torch.equal(t, averaged[name]) for name, t in last.model.state_dict().items())
+    assert not torch.equal(averaged["head.weight"], trained["head.weight"])
+    assert last.mirror and last.info["settings"]["average"] == run.recipe.average
+    logits = predict(last.model, torch.from_numpy(val.images), CPU, mirror=last.mirror)
+    loss = F.cross_entropy(logits, torch.from_numpy(val.labels)).item()
+    assert run.history[-1]["val_loss"] == pytest.approx(loss, rel=1e-6)
+
+
+def test_targets_are_smoothed_votes(toy_faces, tmp_path, monkeypatch, start):
+    """The loss of a step, from its formula: cross-entropy with (1 - s) p + s / K."""
+    faces = toy_faces(train=3)
+    target = np.eye(3, dtype=np.float32)[faces.labels] * 0.6 + 0.4 / 3
+    soft = replace(faces, target=target)
+    changes = {"label_smoothing": 0.1, "batch_size": 3}
+    run = start(soft, tmp_path / "run", "tiny improved", changes=changes)
+    seen = []
+    forward = run.model.forward
+    monkeypatch.setattr(run.model, "forward", lambda x: seen.append(forward(x)) or seen[-1])
+    run.train_step(torch.arange(3))
+    wanted = 0.9 * torch.from_numpy(target[:3]) + 0.1 / 3
+    expected = -(wanted * seen[0].log_softmax(1)).sum()
+    assert run.tally[0, 0].item() == pytest.approx(expected.item(), rel=1e-5)
+    dropped = start(soft, tmp_path / "hard", "tiny improved", changes={"soft_labels": False})
+    assert torch.equal(dropped.targets, torch.from_numpy(faces.labels[:3]))
+
+
+def test_dropout_is_the_recipe_s_unless_an_ablation_says_otherwise(toy_faces, tmp_path, start):
+    changes = {"dropout": 0.3}
+    run = start(toy_faces(), tmp_path / "a", changes=changes)
+    assert run.model.config["dropout"] == 0.3 == run.asked["settings"]["dropout"]
+    assert start(toy_faces(), tmp_path / "b", dropout=0.2).model.config["dropout"] == 0.2
+
+
+# --- what is refused
+
+
+def test_a_run_is_never_overwritten(undisturbed, toy_faces, start):
+    with pytest.raises(RunError, match="holds a run; add --resume"):
+        start(toy_faces(), undisturbed().out)
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"recipe": "tiny online"}, "recipe tiny, asked is tiny online"),
+        ({"seed": 1}, "seed 0, asked is 1"),
+        ({"changes": {"batch_size": 5}}, "settings .*'batch_size': 4.*'batch_size': 5"),
+        ({"attention": "none"}, "model .*asked is .*'attention': 'none'"),
+        ({"faces": {"seed": 9}}, "data_sha256 .*, asked is"),
+        ({"faces": {"train": 6}}, "data_sha256|counts"),
+    ],
+    ids=["recipe", "seed", "setting", "model", "other faces", "more faces"],
+)
+def test_a_run_of_something_else_is_not_resumed(changed, message, undisturbed, toy_faces, start):
+    faces = toy_faces(**changed.pop("faces", {}))
+    out = undisturbed().out
+    with pytest.raises(RunError, match=message) as refused:
+        start(faces, out, resume=True, **changed)
+    assert str(out) in str(refused.value) and "name another folder" in str(refused.value)
+
+
+def test_settings_of_a_recipe_belong_to_the_run(undisturbed, toy_faces, monkeypatch, start):
+    """A recipe that was edited since is another one, whatever its name."""
+    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], learning_rate=5e-4))
+    with pytest.raises(RunError, match="settings .*0.001.*0.0005"):
+        start(toy_faces(), undisturbed().out, resume=True)
+
+
+@pytest.mark.parametrize("missing", ["train", "val"])
+def test_a_missing_split(missing, toy_faces, tmp_path, start):
+    with pytest.raises(RunError, match=f"no faces in split '{missing}'"):
+        start(toy_faces(**{missing: 0}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
