@@ -336,6 +336,13 @@ def test_a_failed_job_shows_in_the_status(command):
     assert not command.results.exists()
 
 
+def test_a_grid_that_is_out_of_time_says_how_it_goes_on(command):
+    status, output, _ = command("--max-minutes 0")
+    assert status == 75
+    assert output.count("unfinished ") == 4 and "the same command goes on" in output
+    assert not command.results.exists()
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

@@ -1,4 +1,7 @@
-"""`python -m lanmsff grid`: the jobs of an experiment, several at a time, and its record."""
+"""`python -m lanmsff grid`: the jobs of an experiment, several at a time, and its record.
+
+Exit status: 0 when all of them are done, 1 when one failed, 75 when only the time was up.
+"""
 
 import argparse
 import signal
@@ -6,6 +9,7 @@ import time
 from pathlib import Path
 
 from lanmsff.commands.arguments import add_device, positive
+from lanmsff.commands.train import STOPPED
 from lanmsff.experiments import EXPERIMENTS, pick_experiment, select_jobs
 
 
@@ -14,6 +18,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "grid",
         help="run an experiment: trainings over seeds, folds and variants, and their record",
         description="Experiments: " + ", ".join(EXPERIMENTS) + ". See results/README.md.",
+        epilog=f"Exit status: 0 all done, 1 a job failed, 2 an error, {STOPPED} to be gone on with.",
     )
     parser.add_argument("experiment", metavar="NAME")
     parser.add_argument("--list", action="store_true", help="only show the jobs and their state")
@@ -86,7 +91,9 @@ def run(arguments: argparse.Namespace) -> int:
         written = write_result(path, record)
         print(f"{path}: {count}" if written else f"{path}: kept, it has more than these {count}")
     if "unfinished" in ended:
-        print("out of time; the same command goes on")
+        print("the time is up; the same command goes on")
     if failed := ended.count("failed"):
-        print(f"{failed} failed; each has its traceback in error.txt in {arguments.out}/...")
-    return 1 if failed else 0
+        print(f"{failed} failed; each has its traceback in error.txt in its folder in "
+              f"{arguments.out}")
+        return 1
+    return STOPPED if "unfinished" in ended else 0

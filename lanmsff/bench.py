@@ -1,0 +1,326 @@
+"""How fast the library is where it runs, against a plain float32 loop in the same process.
+
+The plain loop is what a first PyTorch tutorial writes; the library is what `train` and `predict` do
+by themselves: layout, precision, optimiser, captured steps. Both run in alternating turns, so that
+whatever else the machine does meets both, and a ratio is a median over the turns.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lanmsff.augment import SIDE
+from lanmsff.cost import memory_traffic
+from lanmsff.data import FaceSet
+from lanmsff.evaluate import predict
+from lanmsff.model import LANMSFF
+from lanmsff.results import environment
+from lanmsff.step import Speed
+from lanmsff.train import Run
+from lanmsff.weights import load_weights, save_weights
+
+BATCHES = (1, 32, 256, 1024)
+PAPER_BATCH = 32
+TURNS = 7
+FEWEST_TURNS = 3
+TURN_SECONDS = 0.3  # at least; short calls are repeated
+WARM_UP = 5  # calls on a GPU, where the first ones choose kernels and capture the step
+CLASSES = list("abcdefg")
+FER2013 = (28_709, 3_589)  # faces to train and to validate on
+ON_GPU_ONLY = ("captured", "benchmark")  # switches of `Speed`
+
+Call = Callable[[], None]
+
+_FIRST_STEP = """
+import os, sys
+from lanmsff import train
+step = train.Run.train_step
+def first(run, items):
+    step(run, items)
+    run.tally.cpu()  # waits for the device
+    os._exit(0)
+train.Run.train_step = first
+from lanmsff.__main__ import main
+sys.exit(main(sys.argv[1:]) or 1)
+"""
+
+
+def bench(
+    device: torch.device,
+    precision: str,
+    seconds: float = 60.0,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Measure all there is to measure on `device`, as JSON values.
+
+    Args:
+        precision: of the library; the plain loop is float32.
+        seconds: for each figure, about; a batch size that takes longer is left out.
+        say: told a line before each figure.
+
+    Returns:
+        `training` and `inference`: for each batch size images/s of `plain` and `library`, their
+        `ratio`, and peak memory; `without`: training at the paper's batch size with one of the
+        library's means left out; `latency` of one face, ms; `startup`, s; on a GPU `bandwidth`; and
+        `left_out`, with reasons.
+    """
+    record: dict[str, Any] = {
+        "environment": environment(device, precision), "seconds": seconds, "left_out": []
+    }  # fmt: skip
+    for kind, make in (("training", _training_calls), ("inference", _inference_calls)):
+        record[kind], slowest = {}, 0.0  # seconds of an image, plain, at the batch size before
+        for batch in BATCHES:
+            what = f"{kind} at batch {batch}"
+            if (expected := slowest * batch * (FEWEST_TURNS + 1)) > seconds:
+                record["left_out"].append(f"{what}: would take {expected:.0f} s")
+                continue
+            say(what)
+            with TemporaryDirectory() as folder:
+                calls = make(batch, device, precision, Path(folder))
+                memory = {name: _peak_memory(call, device) for name, call in calls.items()}
+                turns = take_turns(calls, device, seconds)
+            record[kind][str(batch)] = compare(turns, batch) | {"peak_memory_mb": memory}
+            slowest = statistics.median(turns["plain"]) / batch
+    say("each means left out")
+    record["without"] = _without(device, precision, seconds)
+    record["latency_ms"] = _latency(record, say)
+    say("start-up")
+    record["startup_seconds"] = startup(device, precision)
+    if device.type == "cuda":
+        record["bandwidth"] = _bandwidth(record, device, precision)
+    return record
+
+
+def take_turns(calls: dict[str, Call], device: torch.device, seconds: float) -> dict[str, list]:
+    """Seconds of one call of each, in every turn; the turns alternate.
+
+    Ends after `TURNS` turns, or after `FEWEST_TURNS` once `seconds` are over.
+    """
+    repeats = {}
+    for name, call in calls.items():
+        if device.type == "cuda":
+            _seconds(call, WARM_UP, device)
+        once = _seconds(call, 1, device)
+        repeats[name] = max(1, round(TURN_SECONDS / max(once, 1e-6)))
+    turns: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + seconds
+    for turn in range(TURNS):
+        if turn >= FEWEST_TURNS and time.perf_counter() > end:
+            break
+        for name, call in calls.items():
+            turns[name].append(_seconds(call, repeats[name], device) / repeats[name])
+    return turns
+
+
+def compare(turns: dict[str, list[float]], images: int) -> dict[str, Any]:
+    """Images/s and ms a call of each (medians), and the ratio of "library" to "plain"."""
+    found: dict[str, Any] = {
+        name: images / statistics.median(seconds) for name, seconds in turns.items()
+    }
+    found["ratio"] = statistics.median(
+        plain / library for plain, library in zip(turns["plain"], turns["library"])
+    )
+    found["ms"] = {name: 1000 * statistics.median(seconds) for name, seconds in turns.items()}
+    found["turns"] = len(turns["plain"])
+    return found
+
+
+def noise(train: int, val: int = 7) -> FaceSet:
+    """Faces of noise at FER-2013's size."""
+    random = np.random.default_rng(0)
+    n = train + val
+    return FaceSet(
+        images=random.integers(0, 256, (n, 48, 48), dtype=np.uint8),
+        labels=np.arange(n) % len(CLASSES),
+        split=np.repeat(["train", "val"], [train, val]),
+        name=np.arange(n).astype(str),
+        meta={"dataset": "noise", "rule": "none", "classes": CLASSES, "sources": {}},
+    )
+
+
+def startup(device: torch.device, precision: str) -> dict[str, float]:
+    """Seconds of a new Python: to import the library; to finish the first step of `train`.
+
+    The latter trains by the recipe `paper` on a set of FER-2013's size. Medians of three.
+    """
+    with TemporaryDirectory() as folder:
+        data = Path(folder, "noise.npz")
+        noise(*FER2013).save(data)
+        train = ["-c", _FIRST_STEP, "train", "--data", str(data), "--device", str(device),
+                 "--precision", precision]  # fmt: skip
+        return {
+            "import": _median_run(lambda turn: ["-c", "import lanmsff"]),
+            "train_first_step": _median_run(
+                lambda turn: [*train, "--out", str(Path(folder, f"run{turn}"))]
+            ),
+        }
+
+
+def _median_run(words: Callable[[int], list[str]]) -> float:
+    seconds = []
+    for turn in range(3):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *words(turn)], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def _training_calls(
+    batch: int, device: torch.device, precision: str, folder: Path
+) -> dict[str, Call]:
+    return {
+        "plain": _plain_training(batch, device),
+        "library": _library_training(batch, device, precision, folder, Speed()),
+    }
+
+
+def _plain_training(batch: int, device: torch.device) -> Call:
+    model = LANMSFF().to(device).train()
+    optimizer = torch.optim.Adam(model.parameters())
+    images = torch.rand(batch, 1, SIDE, SIDE, device=device)
+    labels = torch.arange(batch, device=device) % len(CLASSES)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def _library_training(
+    batch: int, device: torch.device, precision: str, folder: Path, speed: Speed
+) -> Call:
+    """A step of `Run`, augmentation included."""
+    run = Run(noise(batch), "paper", folder, device=device, precision=precision, speed=speed,
+              changes={"batch_size": batch})  # fmt: skip
+    run.model.train()
+    items = torch.arange(batch, device=device)
+    return lambda: run.train_step(items)
+
+
+def _inference_calls(
+    batch: int, device: torch.device, precision: str, folder: Path
+) -> dict[str, Call]:
+    """From images on the device to logits on the CPU; the library also resizes and scales them."""
+    plain, ours = LANMSFF().to(device).eval(), LANMSFF().eval()
+    images = torch.rand(batch, 1, SIDE, SIDE, device=device)
+    pixels = torch.from_numpy(noise(batch).images[:batch]).to(device)
+
+    def plain_step() -> None:
+        with torch.no_grad():
+            plain(images).cpu()
+
+    return {"plain": plain_step, "library": lambda: predict(ours, pixels, device, precision)}
+
+
+def _without(device: torch.device, precision: str, seconds: float) -> dict[str, Any]:
+    """Training at the paper's batch size, with everything and with one thing left out each time."""
+    switches = [field.name for field in fields(Speed)]
+    if device.type != "cuda":
+        switches = [name for name in switches if name not in ON_GPU_ONLY]
+    with TemporaryDirectory() as folder:
+
+        def call(name: str, precision: str, speed: Speed) -> Call:
+            return _library_training(PAPER_BATCH, device, precision, Path(folder, name), speed)
+
+        calls = {"nothing": call("nothing", precision, Speed())}
+        if precision != "float32":
+            calls[precision] = call(precision, "float32", Speed())
+        for name in switches:
+            calls[name] = call(name, precision, Speed(**{name: False}))
+        turns = take_turns(calls, device, seconds)
+    return {
+        name: {
+            "images_per_second": PAPER_BATCH / statistics.median(of),
+            "ratio": statistics.median(b / a for a, b in zip(turns["nothing"], of)),
+        }
+        for name, of in turns.items()
+    }
+
+
+def _latency(record: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    """Milliseconds for one face: plain, library, and ONNX Runtime on the CPU (None: not there)."""
+    found = dict(record["inference"]["1"]["ms"]) if "1" in record["inference"] else {}
+    say("ONNX Runtime")
+    try:
+        found["onnxruntime_cpu"] = _onnx_ms()
+    except ValueError as error:
+        found["onnxruntime_cpu"] = None
+        record["left_out"].append(f"ONNX Runtime: {error}")
+    return found
+
+
+def _onnx_ms() -> float:
+    from lanmsff.export import INPUT, export_onnx, open_session
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "noise.safetensors")
+        save_weights(LANMSFF(), path, CLASSES, {"dataset": "noise"})
+        file = path.with_suffix(".onnx")
+        export_onnx(load_weights(path), file)
+        session = open_session(file)
+    face = {INPUT: np.random.default_rng(0).random((1, 1, SIDE, SIDE), dtype=np.float32)}
+    cpu = torch.device("cpu")
+    (turns,) = take_turns({"onnx": lambda: session.run(None, face)}, cpu, TURN_SECONDS).values()
+    return 1000 * statistics.median(turns)
+
+
+def _bandwidth(record: dict[str, Any], device: torch.device, precision: str) -> dict[str, Any]:
+    """Images/s that copying the features of an image would allow, and the share that is reached.
+
+    Every layer has to read its input and write its output; in training each of its two gradients
+    reads and writes as much again. Bandwidth is that of copying 1 GiB on the device.
+    """
+    source = torch.empty(2**30, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    (turns,) = take_turns({"copy": lambda: target.copy_(source)}, device, 5.0).values()
+    rate = 2 * source.numel() / statistics.median(turns)  # read and written
+    traffic = memory_traffic(LANMSFF(), 2 if precision == "bfloat16" else 4)
+    found: dict[str, Any] = {"bytes_per_second": rate, "bytes_per_image": {}, "share_of_bound": {}}
+    for kind, times in (("training", 3), ("inference", 1)):
+        found["bytes_per_image"][kind] = times * traffic
+        found["share_of_bound"][kind] = {
+            batch: of["library"] * times * traffic / rate for batch, of in record[kind].items()
+        }
+    return found
+
+
+def _seconds(call: Call, repeats: int, device: torch.device) -> float:
+    """Of all the calls together, the device's work included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def _peak_memory(call: Call, device: torch.device) -> float | None:
+    """MB in use at most during a call, of the device or of this process; None if nobody counts."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
+    except OSError:
+        return None
+    call()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = next(line for line in lines if line.startswith("VmHWM"))
+    return int(peak.split()[1]) * 1024 / 1e6

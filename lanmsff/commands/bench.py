@@ -1,0 +1,71 @@
+"""`python -m lanmsff bench`: how fast the library is on this device, against a plain loop."""
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from lanmsff.commands.arguments import add_device, device_and_precision
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("bench", help="measure speed, against a plain float32 loop")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE",
+        help="write the record there; into a folder as DEVICE.json",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seconds", type=float, default=60.0,
+        help="for each figure, about; what takes longer is left out (default: 60)",
+    )  # fmt: skip
+    add_device(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from lanmsff.bench import bench
+    from lanmsff.results import write_record
+
+    device, precision = device_and_precision(arguments)
+    record = bench(device, precision, arguments.seconds, say=lambda line: print(f"... {line}"))
+    for line in table(record):
+        print(line)
+    path = arguments.json
+    if path:
+        if path.is_dir():
+            name = re.sub(r"[^a-z0-9]+", "-", record["environment"]["device"].lower()).strip("-")
+            path = path / f"{name}.json"
+        write_record(path, record)
+        print(path)
+
+
+def table(record: dict[str, Any]) -> list[str]:
+    """The record in lines."""
+    about = record["environment"]
+    lines = [f"{about['device']}, {about['precision']}, {about['threads']} threads, torch "
+             f"{about['torch']}"]  # fmt: skip
+    for kind in ("training", "inference"):
+        lines += ["", f"{kind:10} {'batch':>6} {'plain':>12} {'library':>12} {'ratio':>7}  images/s"]
+        lines += [
+            f"{'':10} {batch:>6} {of['plain']:12,.1f} {of['library']:12,.1f} {of['ratio']:7.2f}"
+            for batch, of in record[kind].items()
+        ]
+    lines += ["", f"training at batch 32 {'images/s':>12} {'ratio':>7}"]
+    lines += [f"  without {name:12} {of['images_per_second']:11,.1f} {of['ratio']:7.2f}"
+              for name, of in record["without"].items()]  # fmt: skip
+    lines += ["", "one face   " + ", ".join(
+        f"{name} {'-' if ms is None else format(ms, '.2f')} ms"
+        for name, ms in record["latency_ms"].items()
+    )]  # fmt: skip
+    lines += ["start-up   " + ", ".join(
+        f"{name.replace('_', ' ')} {seconds:.1f} s"
+        for name, seconds in record["startup_seconds"].items()
+    )]  # fmt: skip
+    if "bandwidth" in record:
+        lines += [f"bandwidth  {record['bandwidth']['bytes_per_second'] / 1e9:,.0f} GB/s"]
+        lines += [
+            f"  {kind}: share of what it allows "
+            + ", ".join(f"{share:.0%} at batch {batch}" for batch, share in of.items())
+            for kind, of in record["bandwidth"]["share_of_bound"].items()
+        ]
+    return lines + [f"left out   {what}" for what in record["left_out"]]

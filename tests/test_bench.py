@@ -1,0 +1,132 @@
+"""The benchmark: turns that alternate, what is left out, and a record that holds together."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lanmsff import bench as module
+from lanmsff.__main__ import main
+from lanmsff.bench import bench, compare, noise, take_turns
+from lanmsff.commands.bench import table
+from lanmsff.results import read_record
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still but for `clock.tick(seconds)`."""
+
+    class Clock:
+        now = 0.0
+
+        def tick(self, seconds):
+            self.now += seconds
+
+        def perf_counter(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def test_turns_alternate_and_short_calls_are_repeated(clock):
+    order = []
+
+    def call(name, seconds):
+        return lambda: (order.append(name), clock.tick(seconds))
+
+    turns = take_turns({"plain": call("p", 0.15), "library": call("l", 1.0)}, CPU, 100)
+    assert "".join(order) == "pl" + 7 * "ppl"  # 2 x 0.15 s make a turn
+    assert turns["plain"] == pytest.approx(7 * [0.15])
+    assert turns["library"] == pytest.approx(7 * [1.0])
+
+
+@pytest.mark.parametrize("seconds, turns", [(0, 3), (11, 4), (1000, 7)])
+def test_turns_end_with_the_time_but_not_before_three(seconds, turns, clock):
+    calls = {"plain": lambda: clock.tick(2), "library": lambda: clock.tick(1)}
+    assert len(take_turns(calls, CPU, seconds)["library"]) == turns
+
+
+def test_compare_takes_medians_and_pairs_the_turns():
+    found = compare({"plain": [1.0, 4.0, 2.0], "library": [0.5, 1.0, 2.0]}, images=8)
+    assert (found["plain"], found["library"]) == (4.0, 8.0)
+    assert found["ratio"] == 2.0  # of 2, 4 and 1
+    assert found["ms"] == {"plain": 2000.0, "library": 1000.0} and found["turns"] == 3
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Small batches, one turn, and no new processes."""
+    monkeypatch.setattr(module, "BATCHES", (1, 2))
+    monkeypatch.setattr(module, "PAPER_BATCH", 2)
+    monkeypatch.setattr(module, "TURNS", 1)
+    monkeypatch.setattr(module, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(module, "startup", lambda *_: {"import": 1.5, "train_first_step": 4.5})
+    monkeypatch.setattr(module, "_onnx_ms", lambda: 7.25)
+
+
+def test_the_record_holds_together(quick):
+    said = []
+    record = bench(CPU, "bfloat16", seconds=1000, say=said.append)
+    assert said[0] == "training at batch 1" and len(said) == 7
+    for kind in ("training", "inference"):
+        assert list(record[kind]) == ["1", "2"]
+        for of in record[kind].values():
+            assert of["ratio"] == pytest.approx(of["library"] / of["plain"])
+            assert all(value is None or value > 50 for value in of["peak_memory_mb"].values())
+    assert list(record["without"]) == ["nothing", "bfloat16", "channels_last", "fused"]
+    assert record["without"]["nothing"]["ratio"] == 1
+    assert record["latency_ms"]["onnxruntime_cpu"] == 7.25
+    assert record["latency_ms"]["library"] == record["inference"]["1"]["ms"]["library"]
+    assert record["left_out"] == [] and "bandwidth" not in record
+    lines = table(record)
+    assert any(f"{record['training']['2']['library']:,.1f}" in line for line in lines)
+    assert "start-up   import 1.5 s, train first step 4.5 s" in lines
+
+
+def test_what_takes_too_long_is_left_out_and_said(quick):
+    record = bench(CPU, "float32", seconds=1e-6)
+    assert list(record["training"]) == list(record["inference"]) == ["1"]
+    assert [line.split(":")[0] for line in record["left_out"]] == [
+        "training at batch 2", "inference at batch 2"
+    ]  # fmt: skip
+    assert "bfloat16" not in record["without"]
+    assert table(record)[-1].startswith("left out   inference at batch 2: would take ")
+
+
+def test_without_onnx_the_rest_is_measured(quick, monkeypatch):
+    def missing():
+        raise ValueError("ONNX needs onnx; install with: pip install 'lanmsff[export]'")
+
+    monkeypatch.setattr(module, "_onnx_ms", missing)
+    record = bench(CPU, "float32", seconds=1e-6)
+    assert record["latency_ms"]["onnxruntime_cpu"] is None
+    assert "ONNX Runtime: ONNX needs onnx" in record["left_out"][-1]
+    assert any("onnxruntime_cpu - ms" in line for line in table(record))
+
+
+def test_the_first_step_of_train_is_the_last(tmp_path):
+    """What is timed as start-up ends after one step, before an epoch does."""
+    noise(40).save(tmp_path / "noise.npz")
+    words = ["train", "--data", "noise.npz", "--out", "run", "--device", "cpu"]
+    done = subprocess.run([sys.executable, "-c", module._FIRST_STEP, *words], cwd=tmp_path,
+                          env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run").is_dir() and not (tmp_path / "run" / "record.json").exists()
+
+
+@pytest.mark.parametrize("where, file", [("", "cpu-[a-z0-9-]+-cores.json"), ("x.json", "x.json")])
+def test_the_command_writes_the_record(where, file, quick, tmp_path, capsys):
+    words = ["bench", "--device", "cpu", "--seconds", "0", "--json", str(tmp_path / where)]
+    assert main(words) == 0
+    (path,) = tmp_path.iterdir()
+    assert capsys.readouterr().out.splitlines()[-1] == str(path)
+    assert re.fullmatch(file, path.name)
+    assert read_record(path)["seconds"] == 0
