@@ -19,7 +19,7 @@ from lanmsff.data import DataError, replacing
 from lanmsff.evaluate import predict
 from lanmsff.explain import normalise
 from lanmsff.explain.faithfulness import CONTROLS, kinds_of
-from lanmsff.photo import WHOLE, Box, check_box, read_photo
+from lanmsff.photo import WHOLE, Box, read_photo
 from lanmsff.results import environment, write_record
 from lanmsff.weights import Weights, find_weights, load_weights
 
@@ -54,7 +54,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    check_box(arguments.box)
     weights = load_weights(arguments.weights)
     faces, photos, failed = _read(arguments.photos, arguments.box)
     if not photos:
