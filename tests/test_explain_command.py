@@ -173,7 +173,7 @@ def test_wrong_files_are_named_in_one_line(words, parts, folder, toy_faces, tmp_
     save_weights(LANMSFF(2), tmp_path / "two.safetensors", ["yes", "no"], {})
     monkeypatch.chdir(tmp_path)
     before = content(tmp_path)
-    assert main(["explain", *words.split(), *(() if "--device" in words else ("--device", "cpu"))]) == 2
+    assert main(["explain", *words.split()]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1
     assert printed.err.startswith("error: ")
@@ -185,7 +185,9 @@ def test_a_folder_that_must_not_be_written_to(folder, tmp_path, monkeypatch, cap
     monkeypatch.setattr("lanmsff.commands.explain.os.access", lambda place, _: place != tmp_path)
     words = ("--data", folder / "marked.npz", "--weights", folder / "toy.safetensors")
     assert run(*words, "--out", tmp_path / "new") == 2
-    assert capsys.readouterr().err == f"error: {tmp_path}: cannot write here; choose another --out\n"
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path}: cannot write here; choose another --out\n"
+    )
     assert not list(tmp_path.iterdir())
 
 

@@ -213,13 +213,14 @@ def _faces(faces: FaceSet, images: Tensor, scores: np.ndarray, maps: Maps) -> Fi
 def _means(faces: FaceSet, images: Tensor, maps: Maps) -> Figure:
     """The mean map of each part of the set over its mean face."""
     masks = parts(faces)
-    means = {part: images[torch.from_numpy(mask), 0].mean(0).numpy() for part, mask in masks.items()}
+    pictures = images[:, 0].numpy()
+    means = [pictures[mask].mean(axis=0) for mask in masks.values()]
     layers = []
     for found in maps.values():
         made = torch.stack([torch.from_numpy(found[mask]).mean(0) for mask in masks.values()])
         layers += list(normalise(made).numpy())
     return plots.show_faces(
-        list(means.values()) * len(maps),
+        means * len(maps),
         layers,
         columns=len(masks),
         rows=list(maps),

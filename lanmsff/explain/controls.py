@@ -1,4 +1,4 @@
-"""What any map of a network must beat: maps that know nothing of it, and a network that knows nothing.
+"""What a map of a network must beat: maps that know nothing of it, and a network without training.
 
 All maps are float32 (N, H, W) in [0, 1], brighter = more important, like those of `attention` and
 `cam`.
