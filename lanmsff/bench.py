@@ -44,12 +44,13 @@ ON_GPU_ONLY = ("captured", "benchmark")  # switches of `Speed`
 Call = Callable[[], None]
 
 _FIRST_STEP = """
-import os, sys
+import os, sys, torch
 from lanmsff import train
 step = train.Run.train_step
 def first(run, items):
     step(run, items)
-    run.tally.cpu()  # waits for the device
+    if run.device.type == "cuda":
+        torch.cuda.synchronize(run.device)
     os._exit(0)
 train.Run.train_step = first
 from lanmsff.__main__ import main

@@ -1,5 +1,6 @@
 """Grids: jobs in processes and on a Dask cluster, what is lost when one dies, and their records."""
 
+import itertools
 import json
 import os
 import signal
@@ -11,13 +12,15 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from PIL import Image
 
+from data_prep.__main__ import main as data_prep
 from lanmsff import grid as grid_module
 from lanmsff import jobs as jobs_module
 from lanmsff.__main__ import main
 from lanmsff.data import FaceSet
 from lanmsff.evaluate import evaluate, predict
-from lanmsff.experiments import EXPERIMENTS, Arm, Experiment, Job, select_jobs
+from lanmsff.experiments import DATA, EXPERIMENTS, Arm, Experiment, Job, select_jobs
 from lanmsff.gather import gather
 from lanmsff.grid import hashes, run_grid
 from lanmsff.jobs import Outcome, Setting, divide, load_logits, run_job, state
@@ -341,6 +344,26 @@ def test_a_grid_that_is_out_of_time_says_how_it_goes_on(command):
     assert status == 75
     assert output.count("unfinished ") == 4 and "the same command goes on" in output
     assert not command.results.exists()
+
+
+def test_the_commands_for_kdef_on_stand_ins(tmp_path, monkeypatch):
+    """Noise by KDEF's names, of 10 people: from the folder to a record, as results/README.md says."""
+    rng = np.random.default_rng(0)
+    for person, code in itertools.product(range(1, 11), ("HA", "NE", "SU")):
+        path = tmp_path / "KDEF" / f"AF{person:02}" / f"AF{person:02}{code}S.JPG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (76, 56, 3), dtype=np.uint8)).save(path)
+    monkeypatch.chdir(tmp_path)
+    prepare = DATA["kdef"].command.replace("KDEF_and_AKDEF.zip", "KDEF").split()
+    assert prepare[:3] == ["python", "-m", "data_prep"]
+    assert data_prep([*prepare[3:], "--skip-bad"]) == 0
+    words = "grid kdef-paper --only arm=person-independent fold=1 --epochs 1 --device cpu"
+    assert main(words.split()) == 0
+    record = read_record("results/kdef-paper-1epochs.json")
+    assert (record["jobs_done"], record["jobs_all"]) == (1, 20)
+    assert record["data"]["kdef"]["dataset"] == "KDEF" and record["data"]["kdef"]["people_known"]
+    (test,) = record["arms"]["person-independent"]["tests"].values()
+    assert test["parts"]["all"]["n"] == 3 and [row["yaw"] for row in test["yaw"]] == [0]
 
 
 @pytest.mark.parametrize(
