@@ -8,6 +8,7 @@ import torch
 from lanmsff.commands.arguments import add_data, add_device, add_weights, device_and_precision
 from lanmsff.data import SPLITS, FaceSet
 from lanmsff.evaluate import evaluate, predict
+from lanmsff.report import by_yaw
 from lanmsff.results import environment, write_record
 from lanmsff.weights import find_weights, load_weights
 
@@ -44,12 +45,20 @@ def run(arguments: argparse.Namespace) -> None:
             f"{name:24} {part['accuracy']:7.2%}  [{low:.2%}, {high:.2%}]  "
             f"macro-F1 {part['macro_f1']:.4f}  n {part['n']}"
         )
+    yaw = None
+    if faces.yaw is not None:
+        yaw = by_yaw(faces.yaw, logits.argmax(1).numpy() == faces.labels)
+        for row in yaw:
+            low, high = row["accuracy_95"]
+            name = f"yaw {row['yaw']:g}"
+            print(f"{name:24} {row['accuracy']:7.2%}  [{low:.2%}, {high:.2%}]  n {row['n']}")
     if arguments.json:
         record = {
             "weights": {"file": find_weights(arguments.weights).name, **weights.info},
             "data": {**faces.meta, "split": arguments.split},
             "mirror": mirror,
             "scores": scores,
+            "yaw": yaw,
             "environment": environment(device, precision),
         }
         write_record(arguments.json, record)
