@@ -30,14 +30,16 @@ MAP = "viridis"
 MARKERS, LINES = "os^Dv<>", ("-", "--", "-.", ":")
 
 
-def _veil() -> ListedColormap:
-    """`MAP`, from invisible at 0 to nearly opaque at 1: laid over a face, it hides little of it."""
+def _veil() -> tuple[ListedColormap, ListedColormap]:
+    """`MAP`, from invisible at 0 to nearly opaque at 1, and what it looks like over middle grey."""
     colors = plt.get_cmap(MAP)(np.linspace(0, 1, 256))
-    colors[:, 3] = np.linspace(0, 0.85, 256)
-    return ListedColormap(colors, "veil")
+    opacity = np.linspace(0, 0.85, 256)[:, None]
+    over_grey = opacity * colors[:, :3] + (1 - opacity) * 0.5
+    veil = np.hstack([colors[:, :3], opacity])
+    return ListedColormap(veil, "veil"), ListedColormap(over_grey, "veil over grey")
 
 
-VEIL = _veil()
+VEIL, VEIL_OVER_GREY = _veil()
 
 
 def use_style() -> None:
@@ -180,10 +182,8 @@ def show_faces(
     for axis, text in zip(axes[0], heads):
         axis.set_title(text)
     if bar:
-        scale = plt.cm.ScalarMappable(plt.Normalize(*limits), VEIL)
-        drawn = figure.colorbar(scale, ax=axes, label=bar, shrink=min(1, 3 / count), aspect=25)
-        drawn.ax.set_facecolor("0.5")
-        drawn.solids.set_edgecolor("face")
+        scale = plt.cm.ScalarMappable(plt.Normalize(*limits), VEIL_OVER_GREY)
+        figure.colorbar(scale, ax=axes, label=bar, shrink=min(1, 3 / count), aspect=25)
     return figure
 
 

@@ -33,7 +33,9 @@ def test_maps_are_those_that_the_blocks_make(model, images):
 
 def test_shapes_and_ranges_are_those_of_the_docstring(model, images):
     made = attention(model, images)
-    shapes = {"channel2": (3, 72), "spatial2": (3, 16, 32), "channel4": (3, 84), "spatial4": (3, 4, 8)}
+    shapes = {
+        "channel2": (3, 72), "spatial2": (3, 16, 32), "channel4": (3, 84), "spatial4": (3, 4, 8),
+    }  # fmt: skip
     for name, shape in shapes.items():
         values = getattr(made, name)
         assert values.shape == shape and values.dtype == torch.float32, name

@@ -183,7 +183,7 @@ def test_what_cannot_be_explained_is_refused(options, said, model, images):
 
 
 def test_images_that_do_not_fit_are_refused(model, images):
-    for bad in (images[:0], images[:, 0], images * 255, images[..., :48], images.repeat(1, 3, 1, 1)):
+    for bad in (images[:0], images[:, 0], images * 255, images[..., :48], images.tile(1, 3, 1, 1)):
         with pytest.raises(ValueError):
             cam(model, bad)
 

@@ -106,7 +106,8 @@ def test_a_map_hides_nothing_where_it_is_0_and_lies_on_its_own_place():
 
 
 def test_a_verdict_says_right_and_wrong_by_symbol_and_color():
-    right, wrong = plots.verdicts(np.array([1, 1]), np.array([[0, 0.9, 0.1], [0.5, 0.3, 0.2]]), CLASSES)
+    probabilities = np.array([[0, 0.9, 0.1], [0.5, 0.3, 0.2]])
+    right, wrong = plots.verdicts(np.array([1, 1]), probabilities, CLASSES)
     assert (right.text, right.right) == ("✓ happy 0.90", True)
     assert (wrong.text, wrong.right) == ("✗ sad 0.50\nis happy", False)
     figure = plots.show_faces(faces(3), labels=[right, wrong, "plain"])
@@ -125,7 +126,8 @@ def test_maps_or_labels_that_are_too_few_are_refused(given, said):
 def test_a_curve_looks_the_same_in_every_panel_and_stands_once_in_the_legend():
     figure = FIGURES["curves"]()
     first, second = figure.axes
-    mouths = [line for axis in (first, second) for line in axis.lines if line.get_label() == "mouth"]
+    lines = [line for axis in (first, second) for line in axis.lines]
+    mouths = [line for line in lines if line.get_label() == "mouth"]
     looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in mouths}
     assert len(mouths) == 2 and len(looks) == 1
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -174,7 +176,7 @@ def test_the_player_plays_in_a_browser():
         slider, said = page.locator("input"), page.locator("output")
 
         def top() -> float:
-            frame, window = page.locator("img").bounding_box(), page.locator("div").first.bounding_box()
+            frame, window = (page.locator(name).first.bounding_box() for name in ("img", "div"))
             return round((window["y"] - frame["y"]) / window["height"], 2)
 
         assert said.inner_text() == NAMES[1] and top() == 1
