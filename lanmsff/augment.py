@@ -29,6 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lanmsff.recipes import Recipe
+
 SIDE = 64
 VARIANTS = 4
 MIRROR, TURN, CROP = 1, 2, 3
@@ -251,6 +253,18 @@ class Views:
         rectangle = inside(height, y)[:, None, :, None] & inside(width, x)[:, None, None, :]
         rectangle = rectangle & (covered < self.erase)[:, None, None, None]
         return torch.where(rectangle, images.mean(dim=(2, 3), keepdim=True), images)
+
+
+def make_images(faces: Tensor, recipe: Recipe, seed: int) -> Images:
+    """The training images that the recipe makes of faces, uint8 (N, 64, 64)."""
+    if recipe.augmentation == "offline":
+        return OfflineVariants(faces, seed)
+    if recipe.augmentation == "online":
+        return OnlineVariants(faces, seed)
+    return Views(
+        faces, seed, mirror=recipe.mirror, degrees=recipe.degrees, zoom=recipe.zoom,
+        shift=recipe.shift, light=recipe.light, erase=recipe.erase,
+    )  # fmt: skip
 
 
 def _signed(share: Tensor) -> Tensor:

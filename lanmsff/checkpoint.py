@@ -7,9 +7,12 @@ one checkpoint, not the run. Each is a safetensors file: tensors and a JSON head
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -18,10 +21,43 @@ from torch import Tensor
 from lanmsff.data import replacing
 
 NEWEST, BEFORE = "checkpoint.safetensors", "checkpoint-before.safetensors"
+LOCK = "run.lock"
 
 
-class CheckpointError(ValueError):
-    """A folder holds checkpoints, but none that is whole; the text is one line."""
+class RunError(ValueError):
+    """A run cannot be started, resumed or gone on with; the text is one line."""
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold `folder` against other processes; the system frees it when this one ends, or is killed.
+
+    By flock on Linux and macOS and its like on Windows. A network file system without locks is
+    used without, after a line on stderr.
+
+    Raises:
+        RunError: another process, or another `lock` in this one, holds it.
+    """
+    held = filelock.FileLock(folder / LOCK)
+    try:
+        held.acquire(timeout=0)
+    except filelock.Timeout:
+        raise RunError(f"{folder}: another process trains in this folder") from None
+    except NotImplementedError:
+        print(f"{folder}: no locks on this file system; start one run only", file=sys.stderr)
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def signature(folder: Path) -> tuple[int, ...] | None:
+    """Tells one newest checkpoint from another; None if there is none."""
+    try:
+        found = (folder / NEWEST).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -50,7 +86,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     If that is not the newest file, a line on stderr says so.
 
     Raises:
-        CheckpointError: there is none.
+        RunError: there is none.
     """
     damaged = []
     for name in (NEWEST, BEFORE):
@@ -68,7 +104,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if damaged:
             print(f"{damaged[0]}; going on from the one before, {name}", file=sys.stderr)
         return header, tensors
-    raise CheckpointError(f"{'; '.join(damaged)}; remove the folder to start anew")
+    raise RunError(f"{'; '.join(damaged)}; remove the folder to start anew")
 
 
 def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

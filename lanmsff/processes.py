@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 class Alone:
@@ -100,19 +99,35 @@ def join(device: torch.device) -> Alone:
     return Joined(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Alone()
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes; so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(_context: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over all processes, on a CPU; PyTorch's `SyncBatchNorm` is for GPUs alone."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        x32 = x.float()
-        count = torch.tensor(float(x32.numel() // x32.shape[1]))
-        total = all_reduce(torch.cat([x32.sum(dim=(0, 2, 3)), count[None]]))
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        count = exact.new_tensor([exact.numel() // exact.shape[1]])
+        total = _SumOverProcesses.apply(torch.cat([exact.sum(dim=(0, 2, 3)), count]))
         n = total[-1].detach()
         mean = total[:-1] / n
-        centred = x32 - mean[:, None, None]
-        variance = all_reduce(centred.square().sum(dim=(0, 2, 3))) / n
+        centred = exact - mean[:, None, None]
+        variance = _SumOverProcesses.apply(centred.square().sum(dim=(0, 2, 3))) / n
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * n / (n - 1), self.momentum)
@@ -127,7 +142,7 @@ def _with_shared_batch_norm(model: nn.Module) -> nn.Module:
             if isinstance(layer, nn.BatchNorm2d):
                 shared = SharedBatchNorm2d(
                     layer.num_features, eps=layer.eps, momentum=layer.momentum
-                )
+                ).to(layer.weight.dtype)
                 shared.load_state_dict(layer.state_dict())
                 setattr(parent, name, shared)
     return model

@@ -18,7 +18,6 @@ saved, and a checkpoint is moved into place whole. On a GPU see `lanmsff.device.
 
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -34,36 +32,23 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lanmsff import checkpoint
-from lanmsff.augment import Images, OfflineVariants, OnlineVariants, Views, resize
-from lanmsff.average import Average
+from lanmsff.augment import resize
+from lanmsff.checkpoint import RunError
 from lanmsff.data import FaceSet
-from lanmsff.device import to_device
 from lanmsff.evaluate import predict
-from lanmsff.labels import soft_labels
+from lanmsff.learner import Learner
 from lanmsff.model import LANMSFF
 from lanmsff.processes import Alone
-from lanmsff.recipes import Recipe, pick_recipe
+from lanmsff.recipes import pick_recipe
 from lanmsff.results import environment, git_commit, write_record
-from lanmsff.schedule import Schedule
-from lanmsff.step import (
-    CapturedStep,
-    Speed,
-    Step,
-    can_capture,
-    cudnn_benchmark,
-    make_optimizer,
-)
+from lanmsff.step import Speed, cudnn_benchmark
 from lanmsff.weights import save_weights
 
 BEST, LAST, RECORD = "best.safetensors", "last.safetensors", "record.json"
-LOCK, NOT_FINITE = "run.lock", "not-finite.json"
+NOT_FINITE = "not-finite.json"
 MAX_SEED = 2**32
 CHECKPOINT_SECONDS = 60  # at most this much work is lost; one checkpoint takes about 0.05 s
 STEPS_BETWEEN_TALKS = 16  # several processes ask each other whether to stop only every so often
-
-
-class RunError(ValueError):
-    """A run cannot be started, resumed or gone on with; the text is one line."""
 
 
 class Run:
@@ -135,47 +120,14 @@ class Run:
                 few = "no faces" if not len(split) else "fewer faces than processes"
                 raise RunError(f"the data has {few} in split '{name}'")
         found = self._find_checkpoint(resume)
-        self._make(train, val)
-        if found:
-            self._restore(*found)
-        self._random = self._random_state()
-
-    def _make(self, train: FaceSet, val: FaceSet) -> None:
-        """Everything as it is before the first step."""
-        device, recipe, speed = self.device, self.recipe, self.speed
-        torch.manual_seed(self.seed)
-        model = self.processes.share_statistics(LANMSFF(**self.asked["model"]))
-        self.model = to_device(model, device, speed.channels_last)
-        self.average = Average(self.model, recipe.average) if recipe.average else None
-        captured = can_capture(device, speed, self.processes.count)
-        self.optimizer = make_optimizer(self.model, recipe, speed.fused, capturable=captured)
-        if self.processes.rank:  # other faces, other dropout
-            torch.manual_seed(self.seed + self.processes.rank * MAX_SEED)
-
-        faces = resize(torch.from_numpy(train.images).to(device))
-        self.images = make_images(faces, recipe, self.seed)
+        self.learner = Learner(
+            train, self.recipe, self.asked["model"], epochs=self.epochs, seed=seed, device=device,
+            precision=precision, speed=speed, processes=processes,
+        )  # fmt: skip
+        self.steps = self.learner.steps  # in an epoch
         self.names = train.name
-        labels = torch.from_numpy(train.labels).to(device)
-        votes = soft_labels(train) if recipe.soft_labels else None
-        # class numbers (N,), or distributions (N, K)
-        self.targets = labels if votes is None else torch.from_numpy(votes).to(device)
-        self._step: Step | CapturedStep = Step(
-            self.processes.share_gradients(self.model),
-            self.optimizer,
-            self.images,
-            labels,
-            self.targets,
-            label_smoothing=recipe.label_smoothing,
-            precision=self.precision,
-            channels_last=speed.channels_last,
-        )
-        if captured:
-            self._step = CapturedStep(self._step, recipe.batch_size)
         self.val_images = resize(torch.from_numpy(val.images).to(device))
         self.val_labels = torch.from_numpy(val.labels)
-
-        self.steps = len(self._batches(0))  # in an epoch
-        self.schedule = Schedule(self.optimizer, recipe, self.epochs * self.steps)
         self.history: list[dict[str, float]] = []
         self.step = 0  # in the current epoch
         # of every step of the current epoch: sum of losses, number right; on the device, so that
@@ -183,11 +135,14 @@ class Run:
         self.tally = torch.zeros(self.steps, 2, device=device)
         self.seconds = 0.0  # spent in this and earlier sittings
         self.stopped: str | None = None
+        if found:
+            self._restore(*found)
+        self._random = self.learner.random_state()
 
     @property
-    def scored_model(self) -> LANMSFF:
-        """The network that is validated and saved: the averaged one, where there is one."""
-        return self.average.model if self.average else self.model
+    def model(self) -> LANMSFF:
+        """The network that is trained."""
+        return self.learner.model
 
     @property
     def epoch(self) -> int:
@@ -231,7 +186,7 @@ class Run:
         self._deadline = time.monotonic() + 60 * minutes
         self.out.mkdir(parents=True, exist_ok=True)
         with self._locked():
-            self._set_random_state(self._random)  # whatever was drawn since
+            self.learner.set_random_state(self._random)  # whatever was drawn since
             try:
                 while not self.finished and not self._all_stop():
                     if self._train_epoch(progress):
@@ -242,7 +197,7 @@ class Run:
                     f"{self.out}: cannot be written ({reason}); the last good checkpoint is kept: "
                     "make room, then go on with --resume"
                 ) from error
-        self._random = self._random_state()
+        self._random = self.learner.random_state()
         return self.record()
 
     def record(self) -> dict[str, Any]:
@@ -252,7 +207,7 @@ class Run:
             "finished": self.finished,
             "epochs": self.epoch,
             "best": self.best,
-            "images_per_epoch": len(self.images),
+            "images_per_epoch": len(self.learner.images),
             "seconds": self.seconds,
             "environment": environment(self.device, self.precision),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
@@ -264,50 +219,35 @@ class Run:
         """One step of the optimizer on a batch of all processes.
 
         Args:
-            items: int64 (B,) on the device, numbers in `self.images`.
+            items: int64 (B,) on the device, numbers in `self.learner.images`.
         """
-        mine = self.processes.mine(items)
-        # gradients are averaged over processes, which must count as much as they have images
-        share = len(mine) * self.processes.count / len(items)
-        self.tally[self.step].copy_(self._step(mine, share))
+        done = self.epoch * self.steps + self.step
+        self.tally[self.step].copy_(self.learner.learn(items, done))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the folder against other processes; the system frees it when this one ends."""
+        """Hold the folder, and see that nobody trained in it since the checkpoint was read."""
         if not self.processes.first:
             yield
             return
-        lock = filelock.FileLock(self.out / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise RunError(f"{self.out}: another process trains in this folder") from None
-        except NotImplementedError:  # some network file systems
-            print(f"{self.out}: no locks on this file system; start one run here", file=sys.stderr)
-        try:
-            if self._signature() != self._read:
+        with checkpoint.lock(self.out):
+            if checkpoint.signature(self.out) != self._read:
                 raise RunError(f"{self.out}: another process has trained here; start again")
             for left_by_a_kill in self.out.glob(".*.part"):
                 left_by_a_kill.unlink()
-            yield
-        finally:
-            self._read = self._signature()
-            lock.release()
-
-    def _batches(self, epoch: int) -> list[Tensor]:
-        """The batches of an epoch, on the device; the order is drawn from (seed, epoch) alone."""
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
-        order = torch.randperm(len(self.images), generator=generator).to(self.device)
-        return self.processes.batches(order, self.recipe.batch_size)
+            try:
+                yield
+            finally:
+                self._read = checkpoint.signature(self.out)
 
     def _train_epoch(self, progress: bool) -> bool:
         """The rest of the current epoch, from `self.step` on; False if the run is stopped in it."""
-        self.images.start_epoch(self.epoch)
-        batches = self._batches(self.epoch)
+        self.learner.images.start_epoch(self.epoch)
+        batches = self.learner.batches(self.epoch)
         seen = sum(map(len, batches[: self.step]))
         bar = tqdm(
             desc=f"epoch {self.epoch + 1}/{self.epochs}",
-            total=len(self.images),
+            total=len(self.learner.images),
             initial=seen,
             unit=" images",
             mininterval=0.5,
@@ -317,11 +257,7 @@ class Run:
         saved = time.monotonic()
         with bar, cudnn_benchmark(self.speed.benchmark):
             for items in batches[self.step :]:
-                done = self.epoch * self.steps + self.step
-                self.schedule.before_step(done)
                 self.train_step(items)
-                if self.average:
-                    self.average.update(done + 1)
                 self.step += 1
                 seen += len(items)
                 if bar.update(len(items)) or self.step == self.steps:  # read the device only then
@@ -355,7 +291,7 @@ class Run:
         loss, accuracy = self._means()
         parts = self.processes.gather(
             predict(
-                self.scored_model, self.processes.mine(self.val_images), self.device,
+                self.learner.scored_model, self.processes.mine(self.val_images), self.device,
                 self.precision, mirror=self.recipe.test_mirror,
                 channels_last=self.speed.channels_last,
             )
@@ -367,7 +303,7 @@ class Run:
         val_accuracy = (logits.argmax(1) == self.val_labels).double().mean().item()
         epoch = {
             "epoch": self.epoch + 1,
-            "learning_rate": self.schedule.rate,
+            "learning_rate": self.learner.schedule.rate,
             "loss": loss,
             "accuracy": accuracy,
             "val_loss": val_loss,
@@ -376,15 +312,15 @@ class Run:
             "seconds": self._clock(),
         }
         self.history.append(epoch)
-        self.schedule.after_epoch(val_loss)
+        self.learner.schedule.after_epoch(val_loss)
         self.step = 0
         self.tally.zero_()
         if self.processes.first:
             origin = self.asked | {"epoch": self.epoch, "val_accuracy": val_accuracy}
             origin["commit"] = git_commit()
             if self.best is epoch:
-                save_weights(self.scored_model, self.out / BEST, self.classes, origin)
-            save_weights(self.scored_model, self.out / LAST, self.classes, origin)
+                save_weights(self.learner.scored_model, self.out / BEST, self.classes, origin)
+            save_weights(self.learner.scored_model, self.out / LAST, self.classes, origin)
         self._save_checkpoint()
         if self.processes.first:
             write_record(self.out / RECORD, self.record())
@@ -405,14 +341,14 @@ class Run:
         if bad.any():
             step = int(bad.int().argmax())
             raise self._broken(f"the loss is {tally[step, 0].item()}", step)
-        done = sum(map(len, self._batches(self.epoch)[: self.step]))
+        done = sum(map(len, self.learner.batches(self.epoch)[: self.step]))
         loss, accuracy = (tally.sum(0) / max(done, 1)).tolist()
         return loss, accuracy
 
     def _broken(self, what: str, step: int) -> RunError:
         """The error, after the batch of that step has been written down."""
-        items = self._batches(self.epoch)[step]
-        faces = self.images.batch(items)[1].tolist()
+        items = self.learner.batches(self.epoch)[step]
+        faces = self.learner.images.batch(items)[1].tolist()
         batch = {
             "what": what,
             "epoch": self.epoch + 1,
@@ -436,21 +372,15 @@ class Run:
     def _save_checkpoint(self) -> None:
         self._means()  # raises if the loss is not finite
         self._clock()
-        tensors = checkpoint.named("model", self.model.state_dict())
-        if self.average:
-            tensors |= checkpoint.named("average", self.average.model.state_dict())
-        moments = checkpoint.optimizer_tensors(self.optimizer)
-        tensors |= checkpoint.named("optimizer", moments)
         # the loss was that of the weights before the last step: look at those of now
-        sums = [value.double().sum().to(self.device) for value in tensors.values()]
-        if not torch.stack(sums).isfinite().all():
+        if not self.learner.is_finite():
             raise self._broken("a weight is not finite after the batch", max(self.step - 1, 0))
-        tensors["tally"] = self.processes.sum(self.tally)
-        for rank, states in enumerate(self.processes.gather(self._random_state())):
+        tensors = self.learner.tensors() | {"tally": self.processes.sum(self.tally)}
+        for rank, states in enumerate(self.processes.gather(self.learner.random_state())):
             tensors |= checkpoint.named(f"random.{rank}", states)
         header = {
             "asked": self.asked,
-            "schedule": self.schedule.state_dict(),
+            "schedule": self.learner.schedule.state_dict(),
             "history": self.history,
             "step": self.step,
             "seconds": self.seconds,
@@ -458,25 +388,14 @@ class Run:
         if self.processes.first:
             checkpoint.write_checkpoint(self.out, header, tensors)
 
-    def _signature(self) -> tuple[int, ...] | None:
-        """Tells one newest checkpoint from another; None if there is none."""
-        try:
-            found = (self.out / checkpoint.NEWEST).stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_ino, found.st_size
-
     def _find_checkpoint(self, resume: bool) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         """Header and tensors of the checkpoint to go on from; `RunError` if that is not allowed."""
-        self._read = self._signature()
+        self._read = checkpoint.signature(self.out)
         if not checkpoint.has_checkpoint(self.out):
             return None
         if not resume:
             raise RunError(f"{self.out}: holds a run; add --resume to go on, or name another folder")
-        try:
-            header, tensors = checkpoint.read_checkpoint(self.out)
-        except checkpoint.CheckpointError as error:
-            raise RunError(str(error)) from None
+        header, tensors = checkpoint.read_checkpoint(self.out)
         asked, asked_then = json.loads(json.dumps(self.asked)), header["asked"]
         for key in asked | asked_then:
             if asked.get(key) != asked_then.get(key):
@@ -487,37 +406,10 @@ class Run:
         return header, tensors
 
     def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        self.model.load_state_dict(checkpoint.part("model", tensors))
-        if self.average:
-            self.average.model.load_state_dict(checkpoint.part("average", tensors))
-        checkpoint.restore_optimizer(self.optimizer, checkpoint.part("optimizer", tensors))
-        self.schedule.load_state_dict(header["schedule"])
+        self.learner.restore(tensors)
+        self.learner.schedule.load_state_dict(header["schedule"])
         self.history, self.step = header["history"], header["step"]
         self.seconds = header["seconds"]
         if self.processes.first:  # the others' shares are in it
             self.tally.copy_(tensors["tally"])
-        self._set_random_state(checkpoint.part(f"random.{self.processes.rank}", tensors))
-
-    def _random_state(self) -> dict[str, Tensor]:
-        """Of the generators that dropout draws from, by kind of device."""
-        states = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self.device)
-        return states
-
-    def _set_random_state(self, states: dict[str, Tensor]) -> None:
-        torch.set_rng_state(states["cpu"])
-        if self.device.type == "cuda" and "cuda" in states:  # not in a run begun on a CPU
-            torch.cuda.set_rng_state(states["cuda"], self.device)
-
-
-def make_images(faces: Tensor, recipe: Recipe, seed: int) -> Images:
-    """The training images that the recipe makes of faces, uint8 (N, 64, 64)."""
-    if recipe.augmentation == "offline":
-        return OfflineVariants(faces, seed)
-    if recipe.augmentation == "online":
-        return OnlineVariants(faces, seed)
-    return Views(
-        faces, seed, mirror=recipe.mirror, degrees=recipe.degrees, zoom=recipe.zoom,
-        shift=recipe.shift, light=recipe.light, erase=recipe.erase,
-    )  # fmt: skip
+        self.learner.set_random_state(checkpoint.part(f"random.{self.processes.rank}", tensors))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from lanmsff.processes import Alone, join
 from lanmsff.results import read_record
@@ -62,42 +61,98 @@ def test_fewer_faces_than_processes(start, toy_faces, tmp_path):
         start(toy_faces(val=2), tmp_path / "run", processes=one_of(3, 0))
 
 
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this PyTorch has no gloo")
-def test_two_processes_are_one_with_the_doubled_batch(
-    start, toy_faces, tmp_path, monkeypatch, figures
-):
-    """Weights, batch norm's statistics, history; with a rest of 3 images, and resumed in between.
+GLOO = pytest.mark.skipif(
+    not torch.distributed.is_gloo_available(), reason="this PyTorch has no gloo"
+)
 
-    Without dropout, which is drawn apart. Adam's epsilon is large: a bias in front of batch norm
-    has no gradient but rounding, which Adam would blow up to whole steps.
+
+def torchrun(folder, *words):
+    """Run two processes of `words` in `folder`. Gives what they print."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         *words],
+        cwd=folder, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+TWO_STEPS = """
+import sys
+from dataclasses import replace
+import torch
+from lanmsff import LANMSFF
+from lanmsff.processes import join
+from lanmsff.recipes import RECIPES
+from lanmsff.step import Step, make_optimizer
+
+class Doubles:  # images as they are, in float64: what differs is no rounding
+    images = torch.rand(11, 1, 64, 64, generator=torch.Generator().manual_seed(0)).double()
+    def batch(self, items):
+        return self.images[items], items
+
+processes = join(torch.device("cpu"))
+torch.manual_seed(0)
+model = processes.share_statistics(LANMSFF(3, dropout=0.0).double())
+optimizer = make_optimizer(model, replace(RECIPES["paper"], adam_eps=1e-3))
+labels = torch.arange(11) % 3
+step = Step(processes.share_gradients(model), optimizer, Doubles(), labels, labels,
+            label_smoothing=0.1, precision="float32", channels_last=False)
+figures = []
+for items in processes.batches(torch.arange(11), 8 // processes.count):  # 8 images, then 3
+    mine = processes.mine(items)
+    figures.append(processes.sum(step(mine, len(mine) * processes.count / len(items))))
+if processes.first:
+    gradients = {f"{name}.grad": p.grad for name, p in model.named_parameters()}
+    state = model.state_dict() | gradients | {"figures": torch.stack(figures)}
+    torch.save(state, f"{processes.count}.pt")
+"""
+
+
+@GLOO
+def test_a_step_of_two_processes_is_one_of_one_with_the_doubled_batch(tmp_path):
+    """Loss, gradients, batch norm's statistics and weights, also of a rest of 2 + 1 images.
+
+    Adam's epsilon is large: a bias in front of batch norm has no gradient but rounding, which Adam
+    would blow up to whole steps.
+    """
+    (tmp_path / "two_steps.py").write_text(TWO_STEPS)
+    torchrun(tmp_path, "two_steps.py")
+    alone = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "two_steps.py"], cwd=tmp_path, env=alone, check=True)
+    one, two = (torch.load(tmp_path / f"{count}.pt") for count in (1, 2))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-7, msg=name)
+
+
+@GLOO
+def test_two_processes_train_like_one_with_the_doubled_batch(start, toy_faces, tmp_path, figures):
+    """From the command line, resumed in between; without dropout, which is drawn apart.
+
+    In float32 the rounding of another order of sums decides which side of zero a ReLU is on, so
+    the tolerance is wide; the test above holds the step itself tight.
     """
     faces = toy_faces(train=19, val=5)
     faces.save(tmp_path / "toy.npz")
-    changes = {"dropout": 0.0, "adam_eps": 1e-3, "batch_size": 4}
-    settings = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    changes = {"dropout": 0.0, "adam_eps": 1e-3, "learning_rate": 1e-4, "batch_size": 4}
+    words = ["-m", "lanmsff", "train", "--data", "toy.npz", "--out", "two", "--recipe", "short"]
+    words += ["--device", "cpu", "--precision", "float32"]
+    words += [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
     for more in (["--epochs", "1"], ["--epochs", "2", "--resume"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-             "-m", "lanmsff", "train", "--data", "toy.npz", "--out", "two", "--recipe", "short",
-             "--device", "cpu", "--precision", "float32", *settings, *more],
-            cwd=tmp_path, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("epochs done") == 1  # one of the two speaks
+        assert torchrun(tmp_path, *words, *more).count("epochs done") == 1  # one of them speaks
     one = start(faces, tmp_path / "one", "short", changes=changes | {"batch_size": 8})
-    assert [len(batch) for batch in one._batches(0)] == [8, 8, 3]
+    assert [len(batch) for batch in one.learner.batches(0)] == [8, 8, 3]
     one.train(progress=False)
 
     two = tmp_path / "two"
     histories = [figures(read_record(run / "record.json")["history"]) for run in (one.out, two)]
     for ours, theirs in zip(*histories, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-4)
-    ours, theirs = (load_file(run / "last.safetensors") for run in (one.out, two))
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-5, msg=name)
-    start_of_training = start(faces, tmp_path / "none", "short", changes=changes).model
-    moved = (ours["head.weight"] - start_of_training.head.weight).abs().max()
-    assert moved > 1e-3  # a hundred times what they may differ by
+        for figure in ("loss", "val_loss"):
+            assert ours[figure] == pytest.approx(theirs[figure], rel=1e-3)
     assert sorted(path.name for path in two.iterdir()) == sorted(p.name for p in one.out.iterdir())
+    assert read_record(two / "record.json")["asked"]["processes"] == 2
+    with pytest.raises(RunError, match="this run has processes 2, asked is 1"):
+        start(faces, two, "short", changes=changes, resume=True)

@@ -73,7 +73,7 @@ def test_optimiser_moments_come_back_in_the_layout_of_their_weights(
     resumed = start(toy_faces(), undisturbed().out, resume=True)
     for parameter in resumed.model.parameters():
         for moment in ("exp_avg", "exp_avg_sq"):
-            assert resumed.optimizer.state[parameter][moment].stride() == parameter.stride()
+            assert resumed.learner.optimizer.state[parameter][moment].stride() == parameter.stride()
 
 
 CHILD = """

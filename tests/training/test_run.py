@@ -89,7 +89,7 @@ def test_loss_and_accuracy_are_means_over_images(start, toy_faces, tmp_path, mon
     monkeypatch.setattr(run.model, "forward", watched)
     run.train(progress=False)
     assert [len(logits) for logits in seen] == [2, 2, 1]
-    labels = run.targets[torch.cat(run._batches(0))]
+    labels = run.learner.targets[torch.cat(run.learner.batches(0))]
     logits = torch.cat(seen)
     loss, right = F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).sum().item()
     assert run.history[0]["loss"] == pytest.approx(loss, rel=1e-6)
@@ -159,9 +159,12 @@ def test_a_seed_that_cannot_be(seed, toy_faces, tmp_path, start):
 def test_the_rate_follows_the_steps(toy_faces, tmp_path, monkeypatch, start):
     run = start(toy_faces(), tmp_path / "run", "tiny improved")
     rates = []
-    monkeypatch.setattr(
-        run, "train_step", lambda _: rates.append({g["lr"] for g in run.optimizer.param_groups})
-    )
+
+    def step(items, share):
+        rates.append({group["lr"] for group in run.learner.optimizer.param_groups})
+        return torch.zeros(2)
+
+    monkeypatch.setattr(run.learner, "step", step)
     run.train(progress=False)
     shares = (np.arange(8) + 0.5) / 8
     assert rates == [{cosine(run.recipe, share)} for share in shares]
@@ -171,7 +174,7 @@ def test_the_averaged_weights_are_validated_and_saved(undisturbed, toy_faces):
     """By the mean of each face and its mirror image, as the header says to score them."""
     run, val = undisturbed("tiny improved"), toy_faces().subset("val")
     last = load_weights(run.out / "last.safetensors")
-    averaged, trained = run.average.model.state_dict(), run.model.state_dict()
+    averaged, trained = run.learner.average.model.state_dict(), run.model.state_dict()
     assert all(torch.equal(t, averaged[name]) for name, t in last.model.state_dict().items())
     assert not torch.equal(averaged["head.weight"], trained["head.weight"])
     assert last.mirror and last.info["settings"]["average"] == run.recipe.average
@@ -195,7 +198,7 @@ def test_targets_are_smoothed_votes(toy_faces, tmp_path, monkeypatch, start):
     expected = -(wanted * seen[0].log_softmax(1)).sum()
     assert run.tally[0, 0].item() == pytest.approx(expected.item(), rel=1e-5)
     dropped = start(soft, tmp_path / "hard", "tiny improved", changes={"soft_labels": False})
-    assert torch.equal(dropped.targets, torch.from_numpy(faces.labels[:3]))
+    assert torch.equal(dropped.learner.targets, torch.from_numpy(faces.labels[:3]))
 
 
 def test_dropout_is_the_recipe_s_unless_an_ablation_says_otherwise(toy_faces, tmp_path, start):

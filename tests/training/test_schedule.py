@@ -59,8 +59,8 @@ def test_a_rate_stays_where_it_is(kind):
 
 
 def test_the_optimiser_is_adam_with_the_recipe_s_constants(undisturbed):
-    defaults = undisturbed().optimizer.defaults
-    assert isinstance(undisturbed().optimizer, torch.optim.Adam)
+    defaults = undisturbed().learner.optimizer.defaults
+    assert isinstance(undisturbed().learner.optimizer, torch.optim.Adam)
     assert (defaults["lr"], defaults["eps"], defaults["betas"]) == (1e-3, 1e-7, (0.9, 0.999))
     assert defaults["weight_decay"] == 0 and not defaults["amsgrad"]
 
@@ -106,9 +106,9 @@ def on_losses(toy_faces, tmp_path, monkeypatch):
         def train_epoch(progress):
             for parameter in run.model.parameters():
                 parameter.grad = torch.zeros_like(parameter)
-            run.optimizer.step()
+            run.learner.optimizer.step()
             # what is noted is what the optimiser uses
-            assert {g["lr"] for g in run.optimizer.param_groups} == {run.schedule.rate}
+            assert {g["lr"] for g in run.learner.optimizer.param_groups} == {run.learner.schedule.rate}
             torch.nn.init.constant_(run.model.head.bias, run.epoch + 1.0)
             return True
 

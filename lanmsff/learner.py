@@ -1,0 +1,138 @@
+"""A network while it is trained: its weights and their average, the optimiser, the images."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lanmsff import checkpoint
+from lanmsff.augment import make_images, resize
+from lanmsff.average import Average
+from lanmsff.data import FaceSet
+from lanmsff.device import to_device
+from lanmsff.labels import soft_labels
+from lanmsff.model import LANMSFF
+from lanmsff.processes import Alone
+from lanmsff.recipes import Recipe
+from lanmsff.schedule import Schedule
+from lanmsff.step import CapturedStep, Speed, Step, can_capture, make_optimizer
+
+
+class Learner:
+    """Everything that changes from step to step, but for the figures; as before the first step.
+
+    Args:
+        faces: those to train on, N of them.
+        model_options: keyword arguments of `LANMSFF`.
+        epochs: of the whole run.
+        seed: of the initial weights, the augmentation, the order of the images and dropout.
+
+    Attributes:
+        model: the network that is trained.
+        average: the moving average of its weights, or None.
+        images: the training images on the device.
+        targets: what is learned, class numbers (N,) or distributions (N, K).
+        steps: in an epoch.
+    """
+
+    def __init__(
+        self,
+        faces: FaceSet,
+        recipe: Recipe,
+        model_options: dict[str, Any],
+        *,
+        epochs: int,
+        seed: int,
+        device: torch.device,
+        precision: str,
+        speed: Speed,
+        processes: Alone,
+    ):
+        self.recipe, self.seed, self.device, self.processes = recipe, seed, device, processes
+        torch.manual_seed(seed)
+        model = processes.share_statistics(LANMSFF(**model_options))
+        self.model = to_device(model, device, speed.channels_last)
+        if processes.rank:  # other faces, other dropout
+            torch.manual_seed(seed + processes.rank * 2**32)
+        self.average = Average(self.model, recipe.average) if recipe.average else None
+        captured = can_capture(device, speed, processes.count)
+        self.optimizer = make_optimizer(self.model, recipe, speed.fused, capturable=captured)
+
+        self.images = make_images(resize(torch.from_numpy(faces.images).to(device)), recipe, seed)
+        labels = torch.from_numpy(faces.labels).to(device)
+        votes = soft_labels(faces) if recipe.soft_labels else None
+        self.targets = labels if votes is None else torch.from_numpy(votes).to(device)
+        step = Step(
+            processes.share_gradients(self.model),
+            self.optimizer,
+            self.images,
+            labels,
+            self.targets,
+            label_smoothing=recipe.label_smoothing,
+            precision=precision,
+            channels_last=speed.channels_last,
+        )
+        self.step = CapturedStep(step, recipe.batch_size) if captured else step
+        self.steps = len(self.batches(0))
+        self.schedule = Schedule(self.optimizer, recipe, epochs * self.steps)
+
+    @property
+    def scored_model(self) -> LANMSFF:
+        """The network that is validated and saved: the averaged one, where there is one."""
+        return self.average.model if self.average else self.model
+
+    def batches(self, epoch: int) -> list[Tensor]:
+        """The batches of an epoch, on the device; the order is drawn from (seed, epoch) alone."""
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+        order = torch.randperm(len(self.images), generator=generator).to(self.device)
+        return self.processes.batches(order, self.recipe.batch_size)
+
+    def learn(self, items: Tensor, done: int) -> Tensor:
+        """One step, when `done` steps of the run are behind it.
+
+        Args:
+            items: a batch of all processes, int64 (B,) on the device, numbers in `images`.
+
+        Returns:
+            float32 (2,): sum of the losses, and number right, of this process's part.
+        """
+        self.schedule.before_step(done)
+        mine = self.processes.mine(items)
+        # gradients are averaged over processes, which must count as much as they have images
+        figures = self.step(mine, share=len(mine) * self.processes.count / len(items))
+        if self.average:
+            self.average.update(done + 1)
+        return figures
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What must be saved to go on, by name; with `random_state` and the schedule's state."""
+        tensors = checkpoint.named("model", self.model.state_dict())
+        if self.average:
+            tensors |= checkpoint.named("average", self.average.model.state_dict())
+        moments = checkpoint.optimizer_tensors(self.optimizer)
+        return tensors | checkpoint.named("optimizer", moments)
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `tensors` gave."""
+        self.model.load_state_dict(checkpoint.part("model", tensors))
+        if self.average:
+            self.average.model.load_state_dict(checkpoint.part("average", tensors))
+        checkpoint.restore_optimizer(self.optimizer, checkpoint.part("optimizer", tensors))
+
+    def is_finite(self) -> bool:
+        """Whether all weights and what the optimiser remembers are numbers."""
+        sums = [tensor.double().sum().to(self.device) for tensor in self.tensors().values()]
+        return bool(torch.stack(sums).isfinite().all())
+
+    def random_state(self) -> dict[str, Tensor]:
+        """Of the generators that dropout draws from, by kind of device."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+    def set_random_state(self, states: dict[str, Tensor]) -> None:
+        """Take back what `random_state` gave."""
+        torch.set_rng_state(states["cpu"])
+        if self.device.type == "cuda" and "cuda" in states:  # not in a run begun on a CPU
+            torch.cuda.set_rng_state(states["cuda"], self.device)
