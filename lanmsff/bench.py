@@ -61,7 +61,7 @@ sys.exit(main(sys.argv[1:]) or 1)
 def bench(
     device: torch.device,
     precision: str,
-    seconds: float = 60.0,
+    seconds: float = 90.0,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Measure all there is to measure on `device`, as JSON values.

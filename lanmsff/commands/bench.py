@@ -15,8 +15,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="write the record there; into a folder as DEVICE.json",
     )  # fmt: skip
     parser.add_argument(
-        "--seconds", type=float, default=60.0,
-        help="for each figure, about; what takes longer is left out (default: 60)",
+        "--seconds", type=float, default=90.0,
+        help="for each figure, about; what takes longer is left out (default: 90)",
     )  # fmt: skip
     add_device(parser)
     parser.set_defaults(run=run)
@@ -50,7 +50,7 @@ def table(record: dict[str, Any]) -> list[str]:
             f"{'':10} {batch:>6} {of['plain']:12,.1f} {of['library']:12,.1f} {of['ratio']:7.2f}"
             for batch, of in record[kind].items()
         ]
-    lines += ["", f"training at batch 32 {'images/s':>12} {'ratio':>7}"]
+    lines += ["", f"training at batch 32 {'images/s':>13} {'ratio':>7}"]
     lines += [f"  without {name:12} {of['images_per_second']:11,.1f} {of['ratio']:7.2f}"
               for name, of in record["without"].items()]  # fmt: skip
     lines += ["", "one face   " + ", ".join(
