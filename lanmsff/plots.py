@@ -266,7 +266,7 @@ class Player:
     Jupyter and the book show it where it is the last value of a cell.
 
     Attributes:
-        frames: F pictures of one size, uint8 (H, W, 3).
+        frames: F pictures of one size, uint8 (H, W, 3), at least two.
         names: what each shows, in words: stands below it, and is read to those who cannot see it.
         start: the frame that is seen first.
     """
@@ -278,8 +278,8 @@ class Player:
     def _repr_html_(self) -> str:
         count = len(self.frames)
         height, width = self.frames[0].shape[:2]
-        film = io.BytesIO()  # all frames below each other, moved behind a window of one frame
-        Image.fromarray(np.concatenate(self.frames)).save(film, "WebP", quality=90)
+        film = io.BytesIO()  # all frames below each other; the image shows one of them
+        Image.fromarray(np.concatenate(self.frames)).save(film, "WebP", quality=80)
         source = base64.b64encode(film.getvalue()).decode()
         show = (
             "const f = this.closest('figure'); f.style.setProperty('--frame', this.value);"
@@ -295,11 +295,9 @@ class Player:
         return f"""\
 <figure style="--frame: {self.start}; max-width: {width}px; margin: 1em 0"
  data-names="{escape(json.dumps(list(self.names)))}">
-<div style="overflow: hidden; aspect-ratio: {width} / {height}">
 <img alt="The picture that the slider below chooses; its text says what it shows."
- src="data:image/webp;base64,{source}" style="display: block; width: 100%; max-width: none;
- transform: translateY(calc(var(--frame) * -100% / {count}))">
-</div>
+ src="data:image/webp;base64,{source}" style="display: block; width: 100%; object-fit: cover;
+ aspect-ratio: {width} / {height}; object-position: 0 calc(var(--frame) * 100% / {count - 1})">
 <div style="display: flex; gap: 1em; align-items: center; margin-top: 0.5em">
 <button type="button" onclick="{escape(play)}">Play</button>
 <input type="range" style="flex: 1" min="0" max="{count - 1}" value="{self.start}"
