@@ -216,6 +216,7 @@ def test_equal_pixels_go_in_a_random_order():
 # --- ROAD
 
 
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
 def test_road_is_that_of_grad_cam(trained):
     images, labels, _ = planted(3, seed=3)
     maps, targets = random_maps(3, SIDE), labels.numpy()
@@ -269,7 +270,7 @@ def test_mirror_agreement():
 def test_cascade_forgets_from_the_head_down(trained):
     before = copy.deepcopy(trained.state_dict())
     stages = dict(cascade(trained, seed=4))
-    assert tuple(stages) == CASCADE
+    assert tuple(stages) == CASCADE == ("head", "block4", "block3", "block2", "block1")
     fresh = untrained(trained, seed=4).state_dict()
     forgotten = ()
     for part, network in stages.items():
@@ -288,7 +289,7 @@ def test_maps_change_with_what_they_depend_on(trained):
              for key, value in part.items()}  # fmt: skip
     assert set(found) == {(name, measure) for name in KINDS
                           for measure in ("mirrored", *(f"without {p}" for p in CASCADE))}
-    assert found["exact map", "without head"].max() < 1 - 1e-3
+    assert found["exact map", "without head"].max() < 0.9
     for name in ("Grad-CAM", "exact map"):
         assert np.nanmean(found[name, "without block1"]) < 0.5
     # attention does not see what comes after it
@@ -407,7 +408,7 @@ def test_maps_of_the_shipped_network_beat_the_random_map():
     from lanmsff.augment import resize, to_float
 
     faces = load_posefaces().subset("test")
-    drawn = np.random.default_rng(0).choice(len(faces), 56, replace=False)
+    drawn = np.random.default_rng(0).choice(len(faces), 42, replace=False)
     faces = faces.select(drawn)
     images = to_float(resize(torch.from_numpy(faces.images)))
     model = load_weights("posefaces", faces.classes).model

@@ -12,6 +12,8 @@ from torch.nn.functional import interpolate
 
 from lanmsff.model import LANMSFF
 
+UNTRAINED_SEED = 2**31 - 1
+
 
 def random_maps(count: int, size: int = 64, cells: int = 8, seed: int = 0) -> np.ndarray:
     """Maps drawn at random: `cells` x `cells` uniform numbers, enlarged bilinearly to `size`.
@@ -67,8 +69,12 @@ def swapped_maps(maps: np.ndarray, groups: np.ndarray, seed: int = 0) -> np.ndar
     return maps[[rng.choice(np.flatnonzero(groups != group)) for group in groups]]
 
 
-def untrained(model: LANMSFF, seed: int = 0) -> LANMSFF:
-    """A freshly drawn network of the same kind, in evaluation mode and on the same device."""
+def untrained(model: LANMSFF, seed: int = UNTRAINED_SEED) -> LANMSFF:
+    """A freshly drawn network of the same kind, in evaluation mode and on the same device.
+
+    Drawn from the seed of its own training, it would be where `model` began, and a trained head
+    is still close to that: so the default is a seed that nobody trains with.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = LANMSFF(**model.config)

@@ -157,8 +157,7 @@ class Perturbation:
     def _masks(self, maps: np.ndarray, steps: int) -> list[Tensor]:
         """The best 1/steps, 2/steps ... of the pixels, without none and all: bool (N, 1, H, W)."""
         ranks = torch.from_numpy(rank_pixels(maps))[:, None].to(self.images.device)
-        half_a_pixel = 0.5 / ranks[0].numel()  # keeps rounding away
-        return [ranks > 1 - step / steps + half_a_pixel for step in range(1, steps)]
+        return [ranks > 1 - step / steps for step in range(1, steps)]
 
     def _mix(self, shown: Tensor) -> Tensor:
         return torch.where(shown, self.images, self.baseline)

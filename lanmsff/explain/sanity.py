@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from lanmsff.data import FaceSet
-from lanmsff.explain.controls import untrained
+from lanmsff.explain.controls import UNTRAINED_SEED, untrained
 from lanmsff.model import LANMSFF
 
 CASCADE = ("head", "block4", "block3", "block2", "block1")
@@ -67,7 +67,7 @@ def turned_pairs(faces: FaceSet, degrees: float) -> tuple[np.ndarray, np.ndarray
     return tuple(np.array(pairs, np.int64).reshape(-1, 2).T)
 
 
-def cascade(model: LANMSFF, seed: int = 0) -> Iterator[tuple[str, LANMSFF]]:
+def cascade(model: LANMSFF, seed: int = UNTRAINED_SEED) -> Iterator[tuple[str, LANMSFF]]:
     """Forget the network part by part, from the head down (Adebayo et al. 2018).
 
     Yields:
