@@ -2,12 +2,21 @@
 
 import argparse
 import sys
-
-from lanmsff.commands import bench, evaluate, explain, export, grid, predict, train
+from importlib import import_module
+from types import ModuleType
 
 DESCRIPTION = "Train, score and explain LANMSFF."
-COMMANDS = (train, evaluate, explain, predict, export, grid, bench)
+COMMANDS = ("train", "evaluate", "explain", "predict", "export", "grid", "bench")
 USER_ERROR = 2
+
+
+def _commands(words: list[str]) -> list[ModuleType]:
+    """The modules to ask: that of the command that is called, or all, where none is.
+
+    So training starts without the libraries of figures and explanations, and where they are not.
+    """
+    called = [name for name in COMMANDS if words[:1] == [name]]
+    return [import_module(f"lanmsff.commands.{name}") for name in called or COMMANDS]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -17,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m lanmsff", description=DESCRIPTION)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
+    for command in _commands(sys.argv[1:] if argv is None else argv):
         command.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     try:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from lanmsff.augment import resize, to_float
 from lanmsff.data import FaceSet
 from lanmsff.device import autocast, to_device
+from lanmsff.folding import folded
 
 BATCH_SIZE = 128  # on a CPU, where larger ones leave its caches
 GPU_BATCH_SIZE = 2048
@@ -35,8 +36,8 @@ def predict(
     """Logits of faces.
 
     Args:
-        model: takes (N, 1, 64, 64) in [0, 1]; is moved to `device`, and left in the mode (training
-            or evaluation) in which it came.
+        model: takes (N, 1, 64, 64) in [0, 1]; is moved to `device`, and left as it is else. What
+            runs is a copy in evaluation mode, with batch norm folded into its convolutions.
         images: uint8 (N, H, W), any size, on any device.
         mirror: give the mean of a face's logits and those of its mirror image.
         channels_last: the memory layout that `model` and the images are put into.
@@ -45,20 +46,16 @@ def predict(
         float32 (N, K) on the CPU.
     """
     to_device(model, device, channels_last)
-    training = model.training
-    model.eval()
+    network = folded(model)
     batches = images.split(BATCH_SIZE if device.type == "cpu" else GPU_BATCH_SIZE)
     logits = []
-    try:
-        with torch.inference_mode(), autocast(device, precision):
-            for batch in tqdm(batches, unit="batch", desc="scoring", disable=not progress):
-                faces = to_device(to_float(resize(batch.to(device))), device, channels_last)
-                found = model(faces).float()
-                if mirror:
-                    found = (found + model(faces.flip(3)).float()) / 2
-                logits.append(found)
-    finally:
-        model.train(training)
+    with torch.inference_mode(), autocast(device, precision):
+        for batch in tqdm(batches, unit="batch", desc="scoring", disable=not progress):
+            faces = to_device(to_float(resize(batch.to(device))), device, channels_last)
+            found = network(faces).float()
+            if mirror:
+                found = (found + network(faces.flip(3)).float()) / 2
+            logits.append(found)
     return torch.cat(logits).cpu() if logits else torch.empty(0)
 
 

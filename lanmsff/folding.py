@@ -1,0 +1,34 @@
+"""A network for inference: batch norm folded into the convolutions before it."""
+
+import copy
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from lanmsff.blocks import SeparableConv2d
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """A copy of `model`, in evaluation mode, without batch norm; it computes the same.
+
+    In evaluation mode batch norm scales and shifts each channel by constants, which the kernel and
+    bias of the convolution in front can do on the way. Folded is what follows a `Conv2d` or a
+    `SeparableConv2d` in an `nn.Sequential`; the rest stays.
+    """
+    model = copy.deepcopy(model).eval()
+    for layers in model.modules():
+        if not isinstance(layers, nn.Sequential):
+            continue
+        for k in range(len(layers) - 1):
+            layer, norm = layers[k], layers[k + 1]
+            if not isinstance(norm, _BatchNorm):
+                continue
+            if isinstance(layer, SeparableConv2d):
+                layer.pointwise = fuse_conv_bn_eval(layer.pointwise, norm)
+            elif isinstance(layer, nn.Conv2d):
+                layers[k] = fuse_conv_bn_eval(layer, norm)
+            else:
+                continue
+            layers[k + 1] = nn.Identity()
+    return model

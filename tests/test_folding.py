@@ -1,0 +1,43 @@
+"""Batch norm folded into convolutions."""
+
+import pytest
+import torch
+from torch import nn
+
+from lanmsff import LANMSFF
+from lanmsff.folding import folded
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A network whose batch norms do something, each something else."""
+    torch.manual_seed(0)
+    model = LANMSFF(3)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for tensor in (layer.weight.data, layer.bias.data, layer.running_mean):
+                tensor.uniform_(-1, 1)
+            layer.running_var.uniform_(0.5, 2)
+    return model
+
+
+def test_folded_is_equal(model):
+    images = torch.rand(4, 1, 64, 64, dtype=torch.float64)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = folded(model.double())(images)
+    torch.testing.assert_close(found, model.eval()(images), rtol=1e-9, atol=1e-12)
+    model.train()
+    assert torch.equal(folded(model)(images), found)  # whatever the mode of the model
+    assert model.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name].to(tensor.dtype)), name
+
+
+def test_nothing_is_left(model):
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded(model).modules())
+
+
+def test_batch_norm_behind_anything_else_stays():
+    layers = nn.Sequential(nn.BatchNorm2d(2), nn.ReLU(), nn.BatchNorm2d(2))
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in folded(layers)) == 2

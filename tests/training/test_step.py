@@ -1,0 +1,131 @@
+"""One step: the fast one is the plain one, on every device, and nothing in it waits for a GPU."""
+
+import pytest
+import torch
+
+from lanmsff.device import be_deterministic
+from lanmsff.step import CapturedStep, Speed, can_capture, cudnn_benchmark
+from lanmsff.train import Run
+
+CPU = torch.device("cpu")
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+PLAIN = Speed(channels_last=False, fused=False, captured=False, benchmark=False)
+DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
+
+
+class InDoubles:
+    """Images in float64, of a set that makes them in float32."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def batch(self, items):
+        images, faces = self.images.batch(items)
+        return images.double(), faces
+
+
+def losses(faces, out, device, speed, steps=20, double=False):
+    """The mean loss of each of the first steps; without dropout, which follows the layout."""
+    # epsilon: a bias before batch norm has no gradient but rounding, which Adam would blow up
+    changes = {"dropout": 0.0, "batch_size": 8, "adam_eps": 1e-3}
+    run = Run(faces, "paper", out, device=torch.device(device), precision="float32", speed=speed,
+              changes=changes)  # fmt: skip
+    if double:
+        run.model.double()
+        step = getattr(run.learner.step, "step", run.learner.step)  # that which is captured
+        step.images = InDoubles(step.images)
+    run.model.train()
+    for run.step, items in enumerate(run.learner.batches(0)[:steps]):
+        run.train_step(items)
+    return run.tally[:steps, 0].cpu() / 8, run
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_fast_step_is_the_plain_step(device, toy_faces, tmp_path):
+    """Over 20 steps, in float64: in float32 rounding decides on which side of zero a ReLU is, and
+    training enlarges that, so there only the first losses can be equal."""
+    faces = toy_faces(train=40)
+    for double, steps in ((True, 20), (False, 1)):
+        speeds = {"plain": PLAIN, "fast": Speed()}
+        (plain, _), (fast, run) = (
+            losses(faces, tmp_path / f"{name} {double}", device, speed, steps, double)
+            for name, speed in speeds.items()
+        )
+        assert len(plain) == steps
+        assert isinstance(run.learner.step, CapturedStep) == (device == "cuda")
+        torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+
+
+@CUDA
+def test_a_captured_run_is_resumed_like_any_other(toy_faces, tmp_path):
+    """Weights stay where the graph reads them through validation, and dropout goes on."""
+    be_deterministic()
+    try:
+        runs = []
+        for name, stops in (("one", [2]), ("two", [1, 2])):
+            for epochs in stops:
+                run = Run(toy_faces(train=40), "paper", tmp_path / name, epochs=epochs, resume=True,
+                          device=torch.device("cuda"), precision="float32",
+                          changes={"batch_size": 8})  # fmt: skip
+                run.train(progress=False)
+            runs.append(run.model.state_dict())
+        assert all(torch.equal(tensor, runs[1][name]) for name, tensor in runs[0].items())
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@CUDA
+@pytest.mark.parametrize("recipe", ["paper", "short", "improved"])
+def test_no_step_waits_for_the_gpu_or_copies_to_it(recipe, toy_faces, tmp_path):
+    run = Run(toy_faces(train=40), recipe, tmp_path / "run", device=torch.device("cuda"),
+              precision="float32", speed=PLAIN, changes={"batch_size": 8})  # fmt: skip
+    run.model.train()
+    batches = run.learner.batches(0)
+    run.train_step(batches[0])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run.train_step(batches[1])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_where_a_step_is_captured():
+    cuda = torch.device("cuda")
+    assert can_capture(cuda, Speed(), processes=1)
+    assert not can_capture(cuda, Speed(), processes=2)
+    assert not can_capture(cuda, Speed(captured=False), processes=1)
+    assert not can_capture(CPU, Speed(), processes=1)
+
+
+def test_each_part_of_speed_can_be_left_out(toy_faces, tmp_path):
+    _, run = losses(toy_faces(), tmp_path / "a", "cpu", PLAIN, steps=1)
+    _, fast = losses(toy_faces(), tmp_path / "b", "cpu", Speed(), steps=1)
+    weight, fast_weight = (r.model.block1.layers[2].weight for r in (run, fast))
+    assert weight.is_contiguous() and not fast_weight.is_contiguous()
+    assert not run.learner.optimizer.defaults["fused"] and fast.learner.optimizer.defaults["fused"]
+    assert run.record()["speed"]["captured"] is False
+
+
+def test_weights_stay_in_their_place_through_validation(toy_faces, tmp_path, start):
+    """A graph reads weights where they were when it was captured."""
+    run = start(toy_faces(), tmp_path / "run", "tiny improved", epochs=1)
+    networks = (run.model, run.learner.average.model)
+    places = [[t.data_ptr() for t in n.state_dict().values()] for n in networks]
+    run.train(progress=False)
+    assert [[t.data_ptr() for t in n.state_dict().values()] for n in networks] == places
+
+
+def test_deterministic_mode(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = torch.backends.cudnn.benchmark
+    with cudnn_benchmark(True):
+        assert torch.backends.cudnn.benchmark
+    be_deterministic()
+    try:
+        with cudnn_benchmark(True):
+            assert not torch.backends.cudnn.benchmark
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    assert torch.backends.cudnn.benchmark == before
