@@ -1,4 +1,4 @@
-"""Fetch what the data sets are made of: votes and lists by pooch, FER-2013 by kagglehub."""
+"""Fetch what the data sets are made of: by pooch, and FER-2013 by kagglehub."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pooch
 
+from data_prep.posefaces import ict
 from lanmsff.data import DataError, replacing
 
 _FERPLUS = ("https://raw.githubusercontent.com/microsoft/FERPlus/"
@@ -18,6 +19,7 @@ _LISTS = ("https://raw.githubusercontent.com/kaiwang960112/Challenge-condition-F
           "e43d7a06e696f3f87feb3cbced739a286bc08679/FERplus_dir/")
 COMPETITION = "challenges-in-representation-learning-facial-expression-recognition-challenge"
 KAGGLE_FILE = "fer2013.tar.gz"
+ICT_ARCHIVE = f"https://github.com/ICT-VGL/ICT-FaceKit/archive/{ict.COMMIT}.zip"
 TIMEOUT = 30  # seconds without an answer
 
 
@@ -52,11 +54,9 @@ def fetch(files: list[RemoteFile], folder: Path) -> list[Path]:
     Raises `DataError` at the first file that cannot be had (off-line, refused, another content),
     and lists all that are still to be fetched by hand: from where, and to where.
     """
-    pooch.get_logger().setLevel(logging.WARNING)
     for position, file in enumerate(files):
         try:
-            pooch.retrieve(file.url, f"sha256:{file.sha256}", fname=file.name, path=folder,
-                           downloader=pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT))
+            _retrieve(file.url, folder / file.name, f"sha256:{file.sha256}")
         except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError: hash
             by_hand = [f"\n  {rest.url}\n    to {folder / rest.name} (sha256 {rest.sha256})"
                        for rest in files[position:]]
@@ -90,20 +90,52 @@ def fetch_fer2013(folder: Path) -> Path:
     return target
 
 
+def fetch_ictfacekit(folder: Path) -> Path:
+    """Download the face model of PoseFaces to `folder`, unless it is there; return its path.
+
+    GitHub packs an archive anew now and then, so its bytes have no lasting hash: the model in it
+    is compared with the one that PoseFaces was rendered from.
+
+    Raises `DataError` if it cannot be had, or is another model; nothing is left behind then.
+    """
+    target = folder / f"ICT-FaceKit-{ict.COMMIT}.zip"
+    if target.exists():
+        return target
+    with replacing(target) as aside:
+        try:
+            _retrieve(ICT_ARCHIVE, aside, None)
+        except (OSError, ValueError) as error:
+            raise DataError(f"could not download {target.name} ({_reason(error)}); fetch by hand:"
+                            f"\n  {ICT_ARCHIVE}\n    to {target}") from None
+        if ict.load_model(aside).sha256 != ict.SHA256:
+            raise DataError(f"{ICT_ARCHIVE}: not the model that PoseFaces was rendered from")
+    return target
+
+
+def _retrieve(url: str, path: Path, known_hash: str | None) -> None:
+    pooch.get_logger().setLevel(logging.WARNING)
+    pooch.retrieve(url, known_hash, fname=path.name, path=path.parent,
+                   downloader=pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT))
+
+
 def _reason(error: Exception) -> str:
     text = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {text[:120]}".rstrip(": ")
+
+
+_SINGLE = {"fer2013": fetch_fer2013, "ictfacekit": fetch_ictfacekit}
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Register `python -m data_prep download`."""
     parser = subparsers.add_parser(
         "download",
-        help="fetch the votes, the lists or FER-2013",
+        help="fetch the votes, the lists, FER-2013 or the face model",
         description="Fetch source files: ferplus (votes), pose-lists (Pose-/Occlusion-FERPlus), "
-                    "fer2013 (from Kaggle, with your own account).",
+                    "fer2013 (from Kaggle, with your own account), ictfacekit (the face model that "
+                    "PoseFaces is rendered from).",
     )
-    parser.add_argument("what", choices=[*FILES, "fer2013"])
+    parser.add_argument("what", choices=[*FILES, *_SINGLE])
     parser.add_argument("--out", type=Path, default=Path("data/raw"), metavar="DIR",
                         help="folder to put it in (default: data/raw)")
     parser.set_defaults(run=run)
@@ -111,7 +143,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fetch and print where it lies; raises `DataError` for the first file that cannot be had."""
-    paths = ([fetch_fer2013(args.out)] if args.what == "fer2013"
+    paths = ([_SINGLE[args.what](args.out)] if args.what in _SINGLE
              else fetch(FILES[args.what], args.out))
     for path in paths:
         print(path)

@@ -13,10 +13,12 @@ y up, and the face looks along +z.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,10 @@ LANDMARKS = np.array(
 _MAX_OBJ_BYTES = 64 * 2**20  # the largest file of the model is 4 MB: anything huge is no model
 
 
+COMMIT = "da5f95a"  # the state of the repository that PoseFaces is rendered from
+SHA256 = "b037557f94b772199c1544de2505bcedeca0ae083a0ba563dc415b2eb4db5c2a"
+
+
 @dataclass(frozen=True)
 class FaceModel:
     """The morphable model in memory (about 50 MB).
@@ -69,6 +75,15 @@ class FaceModel:
     identities: np.ndarray
     expressions: dict[str, np.ndarray]
     licence: str
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of all shapes and their names; the same however the model was packed."""
+        digest = hashlib.sha256(" ".join(self.expressions).encode())
+        shapes = [self.neutral, self.triangles, self.identities, *self.expressions.values()]
+        for shape in shapes:
+            digest.update(np.ascontiguousarray(shape).tobytes())
+        return digest.hexdigest()
 
     def identity(self, coefficients: np.ndarray) -> np.ndarray:
         """Vertices (26719, 3) of the neutral face of one person; ``coefficients`` is (100,)."""

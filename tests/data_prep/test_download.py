@@ -131,3 +131,38 @@ def test_fer2013_with_an_account(tmp_path, monkeypatch):
         path = download.fetch_fer2013(tmp_path / "raw")
         assert path.read_bytes() == b"faces"
     assert asked == [(download.COMPETITION, "fer2013.tar.gz")]
+
+
+def test_the_face_model_is_fetched_once_and_compared(shared, server, tmp_path, monkeypatch, capsys):
+    model = shared("data/ictfacekit/ICT-FaceKit-da5f95a.zip").read_bytes()
+    (server.folder / "model.zip").write_bytes(model)
+    monkeypatch.setattr(download, "ICT_ARCHIVE", f"{server.url}/model.zip")
+    target = tmp_path / "raw" / "ICT-FaceKit-da5f95a.zip"
+    for _ in range(2):  # the second time it is there
+        assert main(["download", "ictfacekit", "--out", str(tmp_path / "raw")]) == 0
+        assert capsys.readouterr().out.splitlines() == [str(target)]
+        (server.folder / "model.zip").unlink(missing_ok=True)
+    assert list(target.parent.iterdir()) == [target]
+    assert target.read_bytes() == model
+
+
+def test_another_face_model_is_refused(shared, server, tmp_path, monkeypatch, capsys):
+    (server.folder / "model.zip").write_bytes(
+        shared("data/ictfacekit/ICT-FaceKit-da5f95a.zip").read_bytes()
+    )
+    monkeypatch.setattr(download, "ICT_ARCHIVE", f"{server.url}/model.zip")
+    monkeypatch.setattr(download.ict, "SHA256", "0" * 64)
+    assert main(["download", "ictfacekit", "--out", str(tmp_path / "raw")]) == 2
+    assert "not the model that PoseFaces was rendered from" in capsys.readouterr().err
+    assert list((tmp_path / "raw").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [None, b"no zip"])
+def test_a_face_model_that_cannot_be_had(content, server, tmp_path, monkeypatch, capsys):
+    if content:
+        (server.folder / "model.zip").write_bytes(content)
+    monkeypatch.setattr(download, "ICT_ARCHIVE", f"{server.url}/model.zip")
+    assert main(["download", "ictfacekit", "--out", str(tmp_path / "raw")]) == 2
+    error = capsys.readouterr().err
+    assert ("not a zip file" if content else f"{server.url}/model.zip") in error
+    assert list((tmp_path / "raw").iterdir()) == []
