@@ -80,8 +80,8 @@ def open_session(path: str | Path, threads: int | None = None) -> InferenceSessi
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except (errors.InvalidProtobuf, errors.NoSuchFile, errors.Fail, errors.InvalidArgument) as error:
-        raise ValueError(f"{path}: not an ONNX file that can be run ({error})") from None
+    except (errors.Fail, errors.InvalidArgument, errors.InvalidProtobuf, errors.NoSuchFile) as why:
+        raise ValueError(f"{path}: not an ONNX file that can be run ({why})") from None
 
 
 def _require(*packages: str) -> None:
@@ -104,10 +104,11 @@ def _to_onnx(weights: Weights) -> ModelProto:
         verbose=False,
     )
     proto = program.model_proto
-    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+    graph = proto.graph
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output):
         del part.metadata_props[:]  # traces with the paths of the machine that exported
-    about = {**weights.info, "note": NOTE.format(dataset=weights.info.get("dataset", "unknown data"))}
-    for key, value in about.items():
+    note = NOTE.format(dataset=weights.info.get("dataset", "unknown data"))
+    for key, value in {**weights.info, "note": note}.items():
         text = value if isinstance(value, str) else json.dumps(value)
         proto.metadata_props.add(key=key, value=text)
     return proto

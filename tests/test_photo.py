@@ -22,8 +22,9 @@ def quarters():
     """A 32x32 RGB picture of four colours, and its grey values."""
     rgb, grey = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
     for k, (colour, luma) in enumerate(COLOURS.items()):
-        rows, columns = slice(16 * (k // 2), 16 * (k // 2) + 16), slice(16 * (k % 2), 16 * (k % 2) + 16)
-        rgb[rows, columns], grey[rows, columns] = colour, luma
+        top, left = 16 * (k // 2), 16 * (k % 2)
+        rgb[top : top + 16, left : left + 16] = colour
+        grey[top : top + 16, left : left + 16] = luma
     return Image.fromarray(rgb), grey
 
 
@@ -124,7 +125,8 @@ def test_exif_orientation(orientation, tmp_path):
     }  # fmt: skip
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(np.ascontiguousarray(turn_back[orientation])).save(tmp_path / "x.png", exif=exif)
+    stored = Image.fromarray(np.ascontiguousarray(turn_back[orientation]))
+    stored.save(tmp_path / "x.png", exif=exif)
     face, place = read_photo(tmp_path / "x.png")
     assert place == (4, 0, 16, 12)
     np.testing.assert_array_equal(face, upright[:, 4:16])
@@ -242,8 +244,10 @@ def test_no_file(tmp_path):
 WHOLE_FILES = {kind: saved(kind, side=16) for kind in FORMATS}
 
 
-@given(st.sampled_from(FORMATS), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8),
-       st.floats(0, 1))  # fmt: skip
+CHANGES = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8)
+
+
+@given(st.sampled_from(FORMATS), CHANGES, st.floats(0, 1))
 @settings(deadline=None, max_examples=300, derandomize=True)
 def test_a_damaged_picture_is_read_or_refused(kind, changes, kept):
     content = bytearray(WHOLE_FILES[kind])

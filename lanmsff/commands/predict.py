@@ -1,4 +1,4 @@
-"""`python -m lanmsff predict`: the expressions in a reader's own photographs, and where they are seen."""
+"""`python -m lanmsff predict`: expressions in a reader's own photographs, and what they rest on."""
 
 import argparse
 import sys
@@ -104,7 +104,8 @@ def _draw(weights: Weights, faces: Tensor, photos: list[Record], folder: Path) -
     }
     plots.use_style()
     taken = set()
-    for k, photo in enumerate(tqdm(photos, unit="photo", desc="drawing", disable=None, leave=False)):
+    progress = tqdm(photos, unit="photo", desc="drawing", disable=None, leave=False)
+    for k, photo in enumerate(progress):
         verdict = f"{photo['expression']} {photo['probabilities'][photo['expression']]:.0%}"
         figure = plots.show_faces(
             [faces[k].numpy()] * (1 + len(maps)),
