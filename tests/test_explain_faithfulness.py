@@ -448,9 +448,9 @@ def test_table_by_yaw_with_one_person(toy_faces):
     faces = FaceSet(**{**vars(faces), "subject": np.array(["a", "b", "a", "a"]),
                        "yaw": np.array([-90, -90, 0, 0], np.float32)})  # fmt: skip
     rows = {row["part"]: row for row in table({("cam", "x"): np.arange(4.0)}, faces)}
-    assert list(rows) == ["all", "yaw -90", "yaw +0"]
+    assert list(rows) == ["all", "yaw -90", "yaw 0"]
     assert rows["yaw -90"]["low"] is not None
-    assert rows["yaw +0"] | {"mean": 2.5, "low": None, "high": None} == rows["yaw +0"]
+    assert rows["yaw 0"] | {"mean": 2.5, "low": None, "high": None} == rows["yaw 0"]
 
 
 def test_a_network_without_massatt_has_two_kinds_of_maps():

@@ -232,7 +232,7 @@ def _means(faces: FaceSet, images: Tensor, maps: Maps) -> Figure:
 def _curves(faces: FaceSet, curves: dict[str, Maps]) -> Figure:
     """The curves of the network's own maps and of the random one; the others are in the table."""
     people = np.arange(len(faces)) if faces.subject is None else faces.subject
-    return plots.show_curves(
+    figure = plots.show_curves(
         {
             kind: {
                 name: _mean_curve(curve, people)
@@ -244,6 +244,8 @@ def _curves(faces: FaceSet, curves: dict[str, Maps]) -> Figure:
         "share of the pixels",
         "probability of the class",
     )
+    figure.axes[0].set_xticks(np.linspace(0, 1, 6))
+    return figure
 
 
 def _mean_curve(curve: np.ndarray, people: np.ndarray) -> Means:
@@ -268,7 +270,9 @@ def _views(rows: list[dict[str, Any]]) -> Figure:
                     (float(row["part"].removeprefix("yaw")), row["mean"], *bounds)
                 )
         panels[measure] = {name: Means(*np.array(of).T) for name, of in found.items()}
-    return plots.show_curves(panels, "yaw (degrees)", "rank correlation")
+    figure = plots.show_curves(panels, "yaw (degrees)", "rank correlation")
+    figure.axes[0].set_xticks(np.arange(-90, 91, 45))
+    return figure
 
 
 # --- what is left
