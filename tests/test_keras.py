@@ -98,7 +98,7 @@ def test_another_number_of_classes(classes, file):
 @pytest.mark.parametrize(
     "switches, message",
     [
-        ({"attention": False}, "layers of class conv2d"),
+        ({"attention": "none"}, "layers of class conv2d"),
         ({"selection": False}, r"\(300, 7\)"),
         ({"multi_scale": False}, r"\(84, 7\)"),
     ],
