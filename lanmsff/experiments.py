@@ -179,6 +179,10 @@ EXPERIMENTS = {
         "What does each block bring on rendered faces of people never seen?",
         "posefaces", "paper", _ABLATIONS,
     ),
+    "posefaces-ablations-short": Experiment(
+        "The same as far as a machine without a GPU gets.",
+        "posefaces", "short", _ABLATIONS,
+    ),
     "ferplus-ablations": Experiment(
         "What does each block bring on photographs?",
         "ferplus", "paper", _ABLATIONS,
@@ -191,6 +195,10 @@ EXPERIMENTS = {
     "posefaces-selection": Experiment(
         "The same on rendered faces.",
         "posefaces", "paper", _SELECTION,
+    ),
+    "posefaces-selection-short": Experiment(
+        "The same as far as a machine without a GPU gets.",
+        "posefaces", "short", _SELECTION,
     ),
     "kdef-paper": Experiment(
         "Does 90.77 % on KDEF reproduce, and on which folds? For whoever has KDEF.",

@@ -85,9 +85,11 @@ IMPROVED = Recipe(
 
 RECIPES = {
     "paper": PAPER,
-    # For a machine without a GPU: an epoch a quarter as long, one image a face.
-    "short": replace(PAPER, augmentation="online", epochs=12),
     "improved": IMPROVED,
+    # `improved` for a machine without a GPU. In so few epochs nothing is learned by heart, and
+    # dropout only delays the start: on PoseFaces 0.05 leaves chance after about five epochs. The
+    # average must forget the first epochs sooner.
+    "short": replace(IMPROVED, epochs=12, dropout=0.05, average=0.99),
 }
 
 
