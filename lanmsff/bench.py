@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from lanmsff.augment import SIDE
 from lanmsff.cost import memory_traffic
 from lanmsff.data import FaceSet
-from lanmsff.evaluate import predict
+from lanmsff.evaluate import Predictor
 from lanmsff.model import LANMSFF
 from lanmsff.results import environment
 from lanmsff.step import Speed
@@ -224,7 +224,8 @@ def _inference_calls(
         with torch.no_grad():
             plain(images).cpu()
 
-    return {"plain": plain_step, "library": lambda: predict(ours, pixels, device, precision)}
+    library = Predictor(ours, device, precision)
+    return {"plain": plain_step, "library": lambda: library(pixels)}
 
 
 def _without(device: torch.device, precision: str, seconds: float) -> dict[str, Any]:

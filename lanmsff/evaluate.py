@@ -20,8 +20,55 @@ from lanmsff.data import FaceSet
 from lanmsff.device import autocast, to_device
 from lanmsff.folding import folded
 
-BATCH_SIZE = 128  # on a CPU, where larger ones leave its caches
+BATCH_SIZE = 32  # on a CPU, where larger ones leave its caches
 GPU_BATCH_SIZE = 2048
+
+
+class Predictor:
+    """A network made ready to be asked again and again.
+
+    What runs is a copy in evaluation mode, in the layout that is fast, with batch norm folded into
+    its convolutions. That takes a CPU as long as looking at one face, so it is done once; later
+    changes of `model` do not reach the copy.
+
+    Args:
+        model: takes (N, 1, 64, 64) in [0, 1]; is moved to `device`, and left as it is else.
+        mirror: give the mean of a face's logits and those of its mirror image.
+        channels_last: the memory layout of the network and of the images.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        device: torch.device,
+        precision: str = "float32",
+        mirror: bool = False,
+        channels_last: bool = True,
+    ):
+        self.network = folded(to_device(model, device, channels_last))
+        self.device, self.precision = device, precision
+        self.mirror, self.channels_last = mirror, channels_last
+
+    def __call__(self, images: Tensor, progress: bool = False) -> Tensor:
+        """Logits of faces.
+
+        Args:
+            images: uint8 (N, H, W), any size, on any device.
+
+        Returns:
+            float32 (N, K) on the CPU.
+        """
+        batches = images.split(BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE)
+        logits = []
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            for batch in tqdm(batches, unit="batch", desc="scoring", disable=not progress):
+                faces = to_float(resize(batch.to(self.device)))
+                faces = to_device(faces, self.device, self.channels_last)
+                found = self.network(faces).float()
+                if self.mirror:
+                    found = (found + self.network(faces.flip(3)).float()) / 2
+                logits.append(found)
+        return torch.cat(logits).cpu() if logits else torch.empty(0)
 
 
 def predict(
@@ -33,30 +80,8 @@ def predict(
     mirror: bool = False,
     channels_last: bool = True,
 ) -> Tensor:
-    """Logits of faces.
-
-    Args:
-        model: takes (N, 1, 64, 64) in [0, 1]; is moved to `device`, and left as it is else. What
-            runs is a copy in evaluation mode, with batch norm folded into its convolutions.
-        images: uint8 (N, H, W), any size, on any device.
-        mirror: give the mean of a face's logits and those of its mirror image.
-        channels_last: the memory layout that `model` and the images are put into.
-
-    Returns:
-        float32 (N, K) on the CPU.
-    """
-    to_device(model, device, channels_last)
-    network = folded(model)
-    batches = images.split(BATCH_SIZE if device.type == "cpu" else GPU_BATCH_SIZE)
-    logits = []
-    with torch.inference_mode(), autocast(device, precision):
-        for batch in tqdm(batches, unit="batch", desc="scoring", disable=not progress):
-            faces = to_device(to_float(resize(batch.to(device))), device, channels_last)
-            found = network(faces).float()
-            if mirror:
-                found = (found + network(faces.flip(3)).float()) / 2
-            logits.append(found)
-    return torch.cat(logits).cpu() if logits else torch.empty(0)
+    """Logits of faces, float32 (N, K) on the CPU: a `Predictor` that is asked once."""
+    return Predictor(model, device, precision, mirror, channels_last)(images, progress)
 
 
 def accuracy_interval(correct: int, total: int) -> tuple[float, float]:

@@ -13,7 +13,14 @@ from sklearn import metrics
 
 from lanmsff import LANMSFF
 from lanmsff.augment import resize
-from lanmsff.evaluate import accuracy_interval, evaluate, predict, score, subsets
+from lanmsff.evaluate import (
+    Predictor,
+    accuracy_interval,
+    evaluate,
+    predict,
+    score,
+    subsets,
+)
 
 CPU = torch.device("cpu")
 CLASSES = ["sad", "glad", "calm", "wild"]
@@ -200,6 +207,15 @@ def test_predict_with_the_mirror_image(model):
     assert (plain - mirrored).abs().max() > 1e-4
     turned_round = predict(model, images.flip(2), CPU, mirror=True)
     torch.testing.assert_close(turned_round, both, rtol=1e-5, atol=1e-6)
+
+
+def test_a_predictor_can_be_asked_again(model, monkeypatch):
+    images = torch.randint(256, (4, 64, 64), dtype=torch.uint8)
+    ask = Predictor(model, CPU)
+    monkeypatch.setattr("lanmsff.evaluate.folded", None)  # batch norm is not folded again
+    assert torch.equal(ask(images[:1]), ask(images[:1]))
+    torch.testing.assert_close(torch.cat([ask(images[:1]), ask(images[1:])]), ask(images),
+                               rtol=1e-4, atol=1e-4)  # fmt: skip
 
 
 def test_predict_no_faces(model):

@@ -36,7 +36,8 @@ def inputs_and_output_gradients(model, images, labels):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("precision, tolerance", [("float32", 1e-4), ("bfloat16", 0.02)])
-def test_gradient_of_every_layer(device, precision, tolerance):
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_gradient_of_every_layer(device, precision, tolerance, channels_last):
     """Each layer's gradients, given the same input and output gradient, relative in norm.
 
     Layer by layer, so that the rounding of one does not hide the error of the next. PyTorch's own
@@ -52,7 +53,8 @@ def test_gradient_of_every_layer(device, precision, tolerance):
         plain, fast = copy.deepcopy(layer), copy.deepcopy(layer)
         x, fast_x = given.clone(), given.clone()
         if given.ndim == 4:
-            fast, fast_x = to_device(fast, device), to_device(fast_x, device)
+            fast = to_device(fast, device, channels_last)
+            fast_x = to_device(fast_x, device, channels_last)
         plain.zero_grad()
         fast.zero_grad()
         plain(x.requires_grad_()).backward(outgoing)
