@@ -1,0 +1,202 @@
+"""Figures of numbers: estimates with intervals, confusion, calibration, accuracy against cost.
+
+In the style of `lanmsff.plots`: what is told by a color is told by a marker too.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lanmsff.evaluate import accuracy_interval
+from lanmsff.plots import BLACK, BLUE, COLORS, MARKERS, ORANGE
+
+LABEL_SIZE = 9  # points; the smallest text of the book
+
+
+class Estimate(NamedTuple):
+    """A number with its interval, in the unit of the axis that it is drawn on.
+
+    Attributes:
+        label: what it is of.
+        value: the point.
+        interval: low and high; None where it is not known.
+        kind: estimates of one kind share color and marker; the legend names the kinds.
+        cost: where it stands on the other axis of `show_costs`.
+    """
+
+    label: str
+    value: float
+    interval: tuple[float, float] | None = None
+    kind: str = ""
+    cost: float | None = None
+
+
+def in_percent(
+    label: str, share: float, interval: Sequence[float] | None = None, **more: Any
+) -> Estimate:
+    """The estimate of a share, or of a difference of shares, in percent or in points.
+
+    Args:
+        share: in [0, 1] or [-1, 1].
+        interval: low and high, likewise.
+        more: `kind` and `cost`.
+    """
+    ends = (100 * interval[0], 100 * interval[1]) if interval else None
+    return Estimate(label, 100 * share, ends, **more)
+
+
+def show_intervals(
+    rows: Sequence[Estimate], x: str, *, level: float | None = None, digits: int = 1
+) -> Figure:
+    """Points with horizontal intervals, one below the other, each with its number.
+
+    Args:
+        rows: from the top to the bottom.
+        x: text of the axis, with the unit.
+        level: where a dashed line stands, to compare with: 0 for differences.
+        digits: decimal places of the numbers.
+    """
+    looks = _looks(rows)
+    figure, axis = plt.subplots(figsize=(6.8, 0.42 * len(rows) + 0.8 + 0.3 * (len(looks) > 1)))
+    if level is not None:
+        axis.axvline(level, color="0.45", lw=1, ls=(0, (2, 2)))
+    for y, row in enumerate(rows):
+        color, marker = looks[row.kind]
+        if row.interval:
+            axis.plot(row.interval, [y, y], color=color, lw=2.5)
+        axis.plot(row.value, y, marker, color=color)
+        axis.annotate(f"{row.value:.{digits}f}", (row.value, y), (0, 6), ha="center",
+                      textcoords="offset points", fontsize=LABEL_SIZE, color=BLACK)  # fmt: skip
+    axis.set_yticks(range(len(rows)), [row.label for row in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.8)
+    axis.margins(x=0.08)
+    axis.grid(axis="x", color="0.9")
+    axis.set_axisbelow(True)
+    axis.set_xlabel(x)
+    _name_kinds(figure, looks)
+    return figure
+
+
+def show_costs(
+    points: Mapping[str, Sequence[Estimate]], y: str, *, size: tuple[float, float] = (3.9, 3.8)
+) -> Figure:
+    """Estimates against what they cost, in panels side by side that share the upright axis.
+
+    Args:
+        points: text of a panel's lower axis -> its estimates; those without a cost are left out.
+        y: text of the upright axis.
+        size: width and height of one panel, in inches.
+    """
+    looks = _looks([point for panel in points.values() for point in panel])
+    width = size[0] * len(points)
+    figure, axes = plt.subplots(
+        1, len(points), figsize=(width, size[1]), sharey=True, squeeze=False
+    )
+    for axis, (x, panel) in zip(axes[0], points.items()):
+        shown = [point for point in panel if point.cost is not None]
+        for point in shown:
+            color, marker = looks[point.kind]
+            if point.interval:
+                axis.plot([point.cost] * 2, point.interval, color=color, lw=2.5)
+            axis.plot(point.cost, point.value, marker, color=color, ms=6)
+        axis.set(xscale="log", xlabel=x)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.margins(x=0.15, y=0.08)
+        axis.grid(color="0.9")
+        axis.set_axisbelow(True)
+        _name_points(axis, shown)
+    axes[0, 0].set_ylabel(y)
+    _name_kinds(figure, looks)
+    return figure
+
+
+def show_confusion(
+    confusion: Sequence[Sequence[int]], classes: Sequence[str], *, size: float = 0.62
+) -> Figure:
+    """What faces of each class (rows) were called (columns), in percent of the row.
+
+    Args:
+        confusion: (K, K), numbers of faces; row: true class, column: predicted class.
+        classes: K names.
+        size: side of a cell, in inches.
+
+    Raises:
+        ValueError: not K rows of K.
+    """
+    counts = np.array(confusion)
+    if counts.shape != (len(classes), len(classes)):
+        raise ValueError(f"a confusion matrix of shape {counts.shape} for {len(classes)} classes")
+    faces = counts.sum(1)
+    shares = counts / np.maximum(faces, 1)[:, None]
+    side = size * len(classes)
+    figure, axis = plt.subplots(figsize=(side + 2.4, side + 0.9))
+    drawn = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.argwhere(counts > 0):
+        share = shares[row, column]
+        text = f"{100 * share:.0f}" if share >= 0.005 else "<1"
+        axis.text(column, row, text, ha="center", va="center", fontsize=LABEL_SIZE,
+                  color="white" if share > 0.5 else BLACK)  # fmt: skip
+    axis.set_yticks(range(len(classes)), [f"{c} ({n:,})" for c, n in zip(classes, faces)])
+    axis.set_xticks(range(len(classes)), classes, rotation=40, ha="right", rotation_mode="anchor")
+    axis.set(xlabel="the network says", ylabel="true class (faces)")
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    bar = figure.colorbar(drawn, ax=axis, shrink=0.8, aspect=25, ticks=[0, 0.5, 1])
+    bar.ax.set_yticklabels(["0", "50", "100"])
+    bar.set_label("% of the row")
+    return figure
+
+
+def show_reliability(before: Mapping[str, Any], after: Mapping[str, Any]) -> Figure:
+    """Accuracy against confidence, and how many faces are so sure, before and after scaling.
+
+    A point is a bin of at least one face, with the 95 % Wilson interval of its accuracy.
+
+    Args:
+        before, after: `calibration` of the same faces, see `lanmsff.calibration`.
+    """
+    figure, (top, bottom) = plt.subplots(
+        2, 1, figsize=(4.8, 5.4), sharex=True, height_ratios=[3.2, 1]
+    )
+    top.plot([0, 1], [0, 1], color="0.45", lw=1, ls=(0, (2, 2)), label="as sure as right")
+    for name, found, color, marker, line in (
+        ("as trained", before, BLUE, "o", "-"),
+        ("scaled", after, ORANGE, "s", "--"),
+    ):
+        bins = [row for row in zip(found["n"], found["confidence"], found["accuracy"]) if row[0]]
+        n, sure, right = (np.array(column) for column in zip(*bins))
+        ends = [accuracy_interval(round(m * share), int(m)) for m, share in zip(n, right)]
+        top.vlines(sure, *zip(*ends), color=color, lw=1.2)
+        label = f"{name}: error {100 * found['error']:.1f} points"
+        top.plot(sure, right, color=color, marker=marker, ls=line, ms=4, lw=1, label=label)
+        edges = np.linspace(0, 1, len(found["n"]) + 1)
+        share = np.array(found["n"]) / sum(found["n"])
+        bottom.stairs(100 * share, edges, color=color, ls=line, lw=1.5)
+    top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+    figure.legend(loc="outside upper center")
+    bottom.set(xlabel="confidence: probability of the class that is said", ylabel="% of faces")
+    return figure
+
+
+def _looks(rows: Sequence[Estimate]) -> dict[str, tuple[str, str]]:
+    """Kind -> color and marker, in the order in which the kinds first come."""
+    kinds = dict.fromkeys(row.kind for row in rows)
+    return dict(zip(kinds, zip(cycle(COLORS), cycle(MARKERS))))
+
+
+def _name_kinds(figure: Figure, looks: Mapping[str, tuple[str, str]]) -> None:
+    if len(looks) > 1:
+        handles = [plt.Line2D([], [], color=color, marker=marker, ls="")
+                   for color, marker in looks.values()]  # fmt: skip
+        figure.legend(handles, looks, loc="outside upper center", ncols=min(len(looks), 4))
+
+
+def _name_points(axis: Axes, points: Sequence[Estimate]) -> None:
+    for point in points:
+        axis.annotate(point.label, (point.cost, point.value), (6, 0), va="center",
+                      textcoords="offset points", fontsize=LABEL_SIZE, color=BLACK)  # fmt: skip

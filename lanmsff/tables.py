@@ -1,0 +1,77 @@
+"""Records as text: all of a folder by name, shares as percent with intervals, Markdown tables."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lanmsff.results import read_record
+
+# an integer, a decimal or a percentage with or without its interval: what is set to the right
+_NUMBER = re.compile(r"[+-]?[\d,]+(\.\d+)?( \[[^\]]*\])?( %)?")
+_NOTHING = ("", "–")
+
+
+def load_results(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """The records of a folder: name of the file without `.json` -> record, in order of the names.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a file in it is not a JSON record.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder of records")
+    return {path.stem: read_record(path) for path in sorted(folder.glob("*.json"))}
+
+
+def percent(mean: float, interval: Sequence[float] | None = None, digits: int = 1) -> str:
+    """A share as percent without its sign: 0.85 is "85.0", with an interval "85.0 [82.6, 87.1]".
+
+    Args:
+        mean: share in [0, 1], or a difference of shares in [-1, 1].
+        interval: low and high, likewise; None where there is none, as some records have it.
+        digits: decimal places.
+    """
+    text = _rounded(mean, digits)
+    if interval is None:
+        return text
+    low, high = interval
+    return f"{text} [{_rounded(low, digits)}, {_rounded(high, digits)}]"
+
+
+def _rounded(share: float, digits: int) -> str:
+    text = f"{100 * share:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text  # no -0.0
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; a column that holds only numbers is set to the right.
+
+    Args:
+        header: C texts.
+        rows: C cells each. Whole numbers get thousands commas, None is a dash, the rest `str`.
+
+    Raises:
+        ValueError: a row has not as many cells as the header.
+    """
+    lines = [[_cell(value) for value in row] for row in rows]
+    for line in lines:
+        if len(line) != len(header):
+            raise ValueError(f"{len(line)} cells under {len(header)} heads: {' | '.join(line)}")
+    columns = list(zip(*lines)) or [()] * len(header)
+    rules = ["--:" if _numbers(column) else ":--" for column in columns]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [list(header), rules, *lines])
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value).replace("|", r"\|").replace("\n", " ")
+
+
+def _numbers(column: Sequence[str]) -> bool:
+    filled = [text for text in column if text not in _NOTHING]
+    return bool(filled) and all(_NUMBER.fullmatch(text) for text in filled)

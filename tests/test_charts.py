@@ -1,0 +1,154 @@
+"""The figures of numbers: every point, interval and count where it belongs, all of it readable."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+
+from lanmsff import charts, plots
+from lanmsff.calibration import calibration
+from lanmsff.charts import Estimate, in_percent
+from lanmsff.evaluate import accuracy_interval
+
+CLASSES = ["neutral", "happiness", "surprise"]
+CONFUSION = [[60, 30, 10], [0, 8, 0], [1, 0, 999]]
+ROWS = [
+    Estimate("paper", 86.96, (85.7, 88.1), "claim", 0.36),
+    Estimate("ours", 80.0, (78.0, 82.5), "here", 0.36),
+    Estimate("a peer of unknown size", 84.4, None, "peer"),
+    Estimate("a peer", 84.9, None, "peer", 21.0),
+]
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with plt.rc_context():
+        plots.use_style()
+        yield
+        plt.close("all")
+
+
+def diagrams():
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(0, 3, (400, 3)).astype(np.float32))
+    labels = np.where(rng.random(400) < 0.7, logits.argmax(1).numpy(), 0)
+    return calibration(logits, labels), calibration(logits / 3, labels)
+
+
+FIGURES = {
+    "intervals": lambda: charts.show_intervals(ROWS, "accuracy (%)", level=85),
+    "costs": lambda: charts.show_costs({"parameters": ROWS, "cost": ROWS}, "accuracy (%)"),
+    "confusion": lambda: charts.show_confusion(CONFUSION, CLASSES),
+    "reliability": lambda: charts.show_reliability(*diagrams()),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_readable_white_and_uncut(name):
+    figure = FIGURES[name]()
+    figure.canvas.draw()
+    assert to_rgb(figure.get_facecolor()) == (1, 1, 1)
+    assert figure.get_size_inches()[0] <= 8.6  # the width of a page of the book
+    width, height = figure.canvas.get_width_height()
+    for text in figure.findobj(plt.Text):
+        if text.get_text() and text.get_visible():
+            assert text.get_fontsize() >= 9, text
+    for axis in figure.axes:
+        box = axis.get_tightbbox()
+        assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
+
+
+def drawn(axis):
+    """Points and intervals of an axis as (xs, ys), in the order in which they were drawn."""
+    lines = [(tuple(line.get_xdata()), tuple(line.get_ydata())) for line in axis.lines]
+    return [line for line in lines if len(line[0]) == 1], [
+        line for line in lines if len(line[0]) == 2
+    ]
+
+
+def test_a_share_becomes_percent():
+    found = in_percent("a", 0.5, [0.25, 0.75], kind="k", cost=3)
+    assert found == Estimate("a", 50, (25, 75), "k", 3)
+    assert in_percent("a", -0.5) == Estimate("a", -50, None)
+
+
+def test_rows_go_down_and_an_interval_is_drawn_where_there_is_one():
+    figure = charts.show_intervals(ROWS, "accuracy (%)", digits=2)
+    axis = figure.axes[0]
+    points, intervals = drawn(axis)
+    assert points == [((row.value,), (y,)) for y, row in enumerate(ROWS)]
+    assert intervals == [((85.7, 88.1), (0, 0)), ((78.0, 82.5), (1, 1))]
+    assert axis.get_ylim()[0] > axis.get_ylim()[1]
+    assert [label.get_text() for label in axis.get_yticklabels()] == [row.label for row in ROWS]
+    said = [text.get_text() for text in axis.texts]
+    assert said == ["86.96", "80.00", "84.40", "84.90"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["claim", "here", "peer"]
+
+
+def test_a_kind_has_one_color_and_one_marker():
+    axis = charts.show_intervals(ROWS, "x").axes[0]
+    points = [line for line in axis.lines if len(line.get_xdata()) == 1]
+    looks = [(point.get_color(), point.get_marker()) for point in points]
+    assert looks[2] == looks[3] and len(set(looks)) == 3
+    assert len({color for color, _ in looks}) == len({marker for _, marker in looks}) == 3
+
+
+def test_one_kind_needs_no_legend_and_a_level_is_a_line():
+    figure = charts.show_intervals([Estimate("a", 1.0), Estimate("b", 2.0)], "x", level=0)
+    assert figure.legends == []
+    lines = figure.axes[0].lines
+    assert ([0, 0], [0, 1]) in [(list(x), list(y)) for x, y in (line.get_data() for line in lines)]
+
+
+def test_costs_are_on_a_log_axis_and_points_without_one_are_left_out():
+    figure = charts.show_costs({"millions": ROWS, "again": ROWS[:2]}, "accuracy (%)")
+    first, second = figure.axes
+    points, intervals = drawn(first)
+    assert points == [((0.36,), (86.96,)), ((0.36,), (80.0,)), ((21.0,), (84.9,))]
+    assert intervals == [((0.36, 0.36), (85.7, 88.1)), ((0.36, 0.36), (78.0, 82.5))]
+    assert first.get_xscale() == "log" and first.get_xlabel() == "millions"
+    assert [text.get_text() for text in first.texts] == ["paper", "ours", "a peer"]
+    assert first.get_ylim() == second.get_ylim()
+
+
+def test_confusion_is_in_percent_of_the_true_class():
+    axis = charts.show_confusion(CONFUSION, CLASSES).axes[0]
+    np.testing.assert_allclose(axis.images[0].get_array().sum(axis=1), 1)
+    said = {text.get_position(): text.get_text() for text in axis.texts}
+    assert said == {(0, 0): "60", (1, 0): "30", (2, 0): "10",
+                    (1, 1): "100", (0, 2): "<1", (2, 2): "100"}  # fmt: skip
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == ["neutral (100)", "happiness (8)", "surprise (1,000)"]
+    assert axis.get_ylim() == (2.5, -0.5)  # the first class on top
+
+
+def test_a_class_without_faces_is_an_empty_row():
+    axis = charts.show_confusion([[3, 1], [0, 0]], ["a", "b"]).axes[0]
+    assert axis.images[0].get_array()[1].tolist() == [0, 0]
+    assert all(text.get_position()[1] == 0 for text in axis.texts)
+
+
+def test_a_confusion_matrix_of_other_classes_is_refused():
+    with pytest.raises(ValueError, match=r"shape \(3, 3\) for 2 classes"):
+        charts.show_confusion(CONFUSION, CLASSES[:2])
+
+
+def test_reliability_shows_the_filled_bins_of_both():
+    before, after = diagrams()
+    figure = charts.show_reliability(before, after)
+    top, bottom = figure.axes
+    for line, found in zip(top.lines[1:], (before, after)):
+        filled = [k for k, n in enumerate(found["n"]) if n]
+        np.testing.assert_allclose(line.get_xdata(), [found["confidence"][k] for k in filled])
+        np.testing.assert_allclose(line.get_ydata(), [found["accuracy"][k] for k in filled])
+    segments = top.collections[0].get_segments()
+    filled = [k for k, n in enumerate(before["n"]) if n]
+    for segment, k in zip(segments, filled, strict=True):
+        right = round(before["n"][k] * before["accuracy"][k])
+        np.testing.assert_allclose(segment[:, 1], accuracy_interval(right, before["n"][k]))
+    for stairs, found in zip(bottom.patches, (before, after)):
+        shares = stairs.get_data().values
+        np.testing.assert_allclose(shares, 100 * np.array(found["n"]) / 400)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[1] == f"as trained: error {100 * before['error']:.1f} points"
