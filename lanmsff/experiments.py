@@ -173,7 +173,7 @@ EXPERIMENTS = {
     ),
     "posefaces-short": Experiment(
         "The same as far as a machine without a GPU gets.",
-        "posefaces", "short", _TENFOLD, seeds=(0,),
+        "posefaces", "short-rendered", _TENFOLD, seeds=(0,),
     ),
     "posefaces-ablations": Experiment(
         "What does each block bring on rendered faces of people never seen?",
@@ -181,7 +181,7 @@ EXPERIMENTS = {
     ),
     "posefaces-ablations-short": Experiment(
         "The same as far as a machine without a GPU gets.",
-        "posefaces", "short", _ABLATIONS,
+        "posefaces", "short-rendered", _ABLATIONS,
     ),
     "ferplus-ablations": Experiment(
         "What does each block bring on photographs?",
@@ -198,7 +198,7 @@ EXPERIMENTS = {
     ),
     "posefaces-selection-short": Experiment(
         "The same as far as a machine without a GPU gets.",
-        "posefaces", "short", _SELECTION,
+        "posefaces", "short-rendered", _SELECTION,
     ),
     "kdef-paper": Experiment(
         "Does 90.77 % on KDEF reproduce, and on which folds? For whoever has KDEF.",

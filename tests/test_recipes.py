@@ -39,7 +39,7 @@ def test_changes():
 @pytest.mark.parametrize(
     "name, changes, message",
     [
-        ("best", {}, "recipe 'best': choose one of paper, improved, short"),
+        ("best", {}, "recipe 'best': choose one of paper, improved, short, short-rendered"),
         ("paper", {"eraze": 0}, "recipe paper: no setting 'eraze'; there are .*erase"),
         ("paper", {"epochs": 3}, "no setting 'epochs'"),
         ("paper", {"erase": -0.1}, "erase: -0.1 is not a number in 0 .. 1.0"),
