@@ -1,0 +1,110 @@
+"""What the peers cost, computed again from networks that are built as their code builds them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import models
+
+from lanmsff.cost import parameter_count
+
+PEERS = json.loads((Path(__file__).parents[1] / "results" / "peers.json").read_text("utf8"))["peers"]
+
+
+def small_resnet18():
+    """LetheSec: one channel, a first convolution of 3x3 without stride, no pooling after it."""
+    network = models.resnet18(num_classes=7)
+    network.conv1 = nn.Conv2d(1, 64, 3, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    return network
+
+
+def ran_resnet18():
+    """The trunk once, and the three dense layers of the attention over regions."""
+    network = models.resnet18()
+    network.fc = nn.Linear(1024, 8)
+    network.alpha, network.beta = nn.Linear(512, 1), nn.Linear(1024, 1)
+    return network
+
+
+def vgg19():
+    """WuJie1010: the convolutions of VGG19 with batch norm, one dense layer."""
+    return nn.Sequential(models.vgg19_bn().features, nn.Flatten(), nn.Linear(512, 7))
+
+
+def vgg8():
+    """usef-kh: four stages of two convolutions, three dense layers."""
+    layers, width = [], 1
+    for wide in (64, 128, 256, 512):
+        for _ in range(2):
+            layers += [nn.Conv2d(width, wide, 3, padding=1), nn.BatchNorm2d(wide), nn.ReLU()]
+            width = wide
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(2048, 4096), nn.ReLU(),
+                         nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 7))  # fmt: skip
+
+
+class Residual(nn.Module):
+    """A module of mini-Xception: two separable convolutions and pooling beside a 1x1 of stride 2."""
+
+    def __init__(self, width: int, wide: int):
+        super().__init__()
+        self.short = nn.Sequential(nn.Conv2d(width, wide, 1, 2, bias=False), nn.BatchNorm2d(wide))
+        layers = []
+        for first in (width, wide):
+            layers += [nn.Conv2d(first, first, 3, padding=1, groups=first, bias=False),
+                       nn.Conv2d(first, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU()]  # fmt: skip
+        self.long = nn.Sequential(*layers[:-1], nn.MaxPool2d(3, 2, padding=1))
+
+    def forward(self, x):
+        return self.long(x) + self.short(x)
+
+
+def mini_xception():
+    layers = []
+    for width in (1, 8):
+        layers += [nn.Conv2d(width, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
+    layers += [Residual(a, b) for a, b in ((8, 16), (16, 32), (32, 64), (64, 128))]
+    return nn.Sequential(*layers, nn.Conv2d(128, 7, 3, padding=1))
+
+
+BUILT = {
+    "ResNet18, RAN": ran_resnet18,
+    "ResNet18": lambda: models.resnet18(num_classes=8),
+    "ResNet34": lambda: models.resnet34(num_classes=8),
+    "ResNet50": lambda: models.resnet50(num_classes=8),
+    "ResNet18 for small images": small_resnet18,
+    "VGG19": vgg19,
+    "VGG with 8 convolutions": vgg8,
+    "mini-Xception": mini_xception,
+}
+
+
+@pytest.mark.parametrize("peer", [p for p in PEERS if p["parameters"]], ids=lambda p: p["source"])
+def test_parameters_and_multiply_accumulates_are_those_of_the_network(peer):
+    with torch.device("meta"):
+        network = BUILT[peer["network"]]().eval()
+        assert parameter_count(network) == peer["parameters"]
+        if peer["multiply_accumulates"] is None:
+            return
+        channels, side = next(network.parameters()).shape[1], peer["side"]
+        with FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, channels, side, side))
+    assert counter.get_total_flops() // 2 == peer["multiply_accumulates"]
+
+
+def test_accuracies_are_those_of_their_counts():
+    counted = [part for peer in PEERS for part in [peer, *peer.get("parts", {}).values()]
+               if part.get("correct")]  # fmt: skip
+    assert len(counted) >= 4
+    for part in counted:
+        assert part["accuracy"] == pytest.approx(part["correct"] / part["n"], abs=1e-4)
+
+
+def test_each_peer_has_its_source_and_what_it_was_trained_on():
+    for peer in PEERS:
+        assert peer["source"].startswith("https://") and peer["data"] in ("FER-2013", "FERPlus")
+        assert 0 < peer["accuracy"] < 1 and peer["pretrained"] in (True, False, None)
