@@ -25,6 +25,32 @@ def load_results(folder: str | Path) -> dict[str, dict[str, Any]]:
     return {path.stem: read_record(path) for path in sorted(folder.glob("*.json"))}
 
 
+def single_run(record: dict[str, Any]) -> dict[str, Any]:
+    """What `python -m lanmsff evaluate` recorded of one network, in the form of `gather.summary`.
+
+    The intervals are Wilson's, over faces; `per_class` and `confusion` are of all faces. Such a
+    record has no calibration.
+    """
+
+    def renamed(scores: dict[str, Any]) -> dict[str, Any]:
+        share, interval = scores["accuracy"], scores["accuracy_95"]
+        spread = {"mean": share, "over_faces_95": interval, "over_networks_95": None}
+        return {"n": scores["n"], "accuracy": spread}
+
+    everything = record["scores"]["all"]
+    found = {
+        "parts": {
+            name: renamed(part) | {key: part[key] for key in ("macro_f1", "loss")}
+            for name, part in record["scores"].items()
+        },
+        "per_class": everything["per_class"],
+        "confusion": everything["confusion"],
+    }
+    if record["yaw"]:
+        found["yaw"] = [{"yaw": row["yaw"]} | renamed(row) for row in record["yaw"]]
+    return found
+
+
 def percent(mean: float, interval: Sequence[float] | None = None, digits: int = 1) -> str:
     """A share as percent without its sign: 0.85 is "85.0", with an interval "85.0 [82.6, 87.1]".
 

@@ -11,7 +11,8 @@ from torchvision import models
 
 from lanmsff.cost import parameter_count
 
-PEERS = json.loads((Path(__file__).parents[1] / "results" / "peers.json").read_text("utf8"))["peers"]
+RESULTS = Path(__file__).parents[1] / "results"
+PEERS = json.loads((RESULTS / "peers.json").read_text("utf8"))["peers"]
 
 
 def small_resnet18():
@@ -48,15 +49,19 @@ def vgg8():
 
 
 class Residual(nn.Module):
-    """A module of mini-Xception: two separable convolutions and pooling beside a 1x1 of stride 2."""
+    """Of mini-Xception: two separable convolutions and pooling beside a 1x1 of stride 2."""
 
     def __init__(self, width: int, wide: int):
         super().__init__()
         self.short = nn.Sequential(nn.Conv2d(width, wide, 1, 2, bias=False), nn.BatchNorm2d(wide))
         layers = []
         for first in (width, wide):
-            layers += [nn.Conv2d(first, first, 3, padding=1, groups=first, bias=False),
-                       nn.Conv2d(first, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU()]  # fmt: skip
+            layers += [
+                nn.Conv2d(first, first, 3, padding=1, groups=first, bias=False),
+                nn.Conv2d(first, wide, 1, bias=False),
+                nn.BatchNorm2d(wide),
+                nn.ReLU(),
+            ]
         self.long = nn.Sequential(*layers[:-1], nn.MaxPool2d(3, 2, padding=1))
 
     def forward(self, x):

@@ -1,10 +1,17 @@
 """Records by name, shares with their intervals, and tables that Markdown reads."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
+import torch
 from markdown_it import MarkdownIt
 
+from lanmsff.evaluate import evaluate
+from lanmsff.gather import Answers, summary
+from lanmsff.report import by_yaw
 from lanmsff.results import write_record
-from lanmsff.tables import load_results, percent, table
+from lanmsff.tables import load_results, percent, single_run, table
 
 
 def test_records_come_by_name_in_order(tmp_path):
@@ -22,6 +29,37 @@ def test_a_folder_that_is_not_there_and_a_file_that_is_no_record_are_named(tmp_p
     (tmp_path / "half.json").write_text('{"n": 1')
     with pytest.raises(ValueError, match="half.json: not a JSON record"):
         load_results(tmp_path)
+
+
+def test_a_single_run_has_the_form_of_a_summary(toy_faces):
+    """The same logits, recorded by `evaluate` and by `grid`."""
+    yaw = np.tile(np.float32([-45, 45]), 20)
+    faces = replace(toy_faces(train=0, val=0, test=40), yaw=yaw)
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32))
+    logits[range(40), faces.labels] += 1
+    expected = summary(Answers(faces, ("seed 0",), logits[None], logits[None]))
+    scores = evaluate(faces, logits)
+    rows = by_yaw(faces.yaw, logits.argmax(1).numpy() == faces.labels)
+    found = single_run({"scores": scores, "yaw": rows})
+    assert set(expected) - set(found) == {"networks", "calibration", "calibration_scaled"}
+    assert found["confusion"] == expected["confusion"]
+    assert found["per_class"].keys() == expected["per_class"].keys()
+    assert found["parts"].keys() == expected["parts"].keys() > {"all", "pose30"}
+    for ours, theirs in zip([*found["parts"].values(), *found["yaw"]],
+                            [*expected["parts"].values(), *expected["yaw"]]):  # fmt: skip
+        for key in ("n", "macro_f1", "loss", "yaw"):
+            assert (key in ours) == (key in theirs)
+            assert ours.get(key) == pytest.approx(theirs.get(key))
+        assert ours["accuracy"]["mean"] == pytest.approx(theirs["accuracy"]["mean"])
+        assert ours["accuracy"].keys() < theirs["accuracy"].keys()
+    wilson = scores["pose30"]["accuracy_95"]
+    assert found["parts"]["pose30"]["accuracy"]["over_faces_95"] == wilson
+
+
+def test_a_single_run_of_faces_whose_yaw_is_not_known(toy_faces):
+    faces = toy_faces(train=0, val=0, test=9)
+    scores = evaluate(faces, torch.eye(3)[faces.labels])
+    assert "yaw" not in single_run({"scores": scores, "yaw": None})
 
 
 @pytest.mark.parametrize("given, text", [
