@@ -89,6 +89,7 @@ def test_record_and_table_say_the_same(explained):
     assert record["data"]["dataset"] == "toy" and record["data"]["split"] == "test"
     assert len(record["sample"]) == 2 and record["seconds"] > 0
     assert record["environment"]["precision"] == "float32"
+    assert all(set(of) == {row["part"] for row in record["rows"]} for of in record["mean_maps"].values())
 
 
 def test_the_table_has_every_measure(explained):
@@ -111,6 +112,10 @@ def test_the_table_has_every_measure(explained):
 def test_values_are_those_of_the_library(explained, folder, model, toy_faces):
     images = to_float(resize(torch.from_numpy(toy_faces(train=0, val=0, test=12).images)))
     maps = attention(model, images).enlarged(2).numpy()
+    means = json.loads((explained / "record.json").read_text())["mean_maps"]
+    assert list(means) == ["MassAtt, block 2", "MassAtt, block 4", "Grad-CAM"]
+    right = cam(model, images)[2::3].reshape(4, 16, 4, 16, 4).mean((0, 2, 4))
+    np.testing.assert_allclose(means["Grad-CAM"]["yaw 45"], right, atol=1e-4)
     agreement = rank_correlation(maps, cam(model, images).numpy())
     yaw, people = np.tile([-45, 0, 45], 4), np.repeat(["a", "b"], 6)
     rows = read_rows(explained)

@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
@@ -45,6 +46,7 @@ CAM = "Grad-CAM"
 EXAMPLES = 5
 COLUMNS = ("map", "measure", "part", "faces", "mean", "low", "high",
            "gain", "gain_low", "gain_high")  # fmt: skip
+MEANS_SIDE = 16  # of the mean maps in the record
 Maps = dict[str, np.ndarray]
 
 
@@ -85,6 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
     images = to_float(resize(torch.from_numpy(faces.images)))
 
     maps, scores = _whole_set(model, images)
+    means = _mean_maps(faces, maps)
     targets = scores.argmax(axis=1)
     rows = table(_agreement(faces, images, maps), faces)
 
@@ -101,7 +104,7 @@ def run(arguments: argparse.Namespace) -> None:
     plots.use_style()
     figures = {
         "faces.png": _faces(sample, images[drawn], scores[drawn], sampled),
-        "means.png": _means(faces, images, maps),
+        "means.png": _means(faces, images, means),
         "curves.png": _curves(sample, curves),
     }
     if faces.yaw is not None:
@@ -112,6 +115,8 @@ def run(arguments: argparse.Namespace) -> None:
         "sample": sample.name.tolist(),
         "seed": SEED,
         "rows": rows,
+        "mean_maps": {name: {part: _small(mean) for part, mean in of.items()}
+                      for name, of in means.items()},
         "seconds": round(monotonic() - started, 1),
         "environment": environment(device, "float32"),
     }
@@ -166,6 +171,21 @@ def _agreement(faces: FaceSet, images: Tensor, maps: Maps) -> Values:
     return values
 
 
+def _mean_maps(faces: FaceSet, maps: Maps) -> dict[str, Maps]:
+    """Map -> part of the set -> the mean of its maps, (H, W)."""
+    masks = parts(faces)
+    return {
+        name: {part: found[mask].mean(axis=0) for part, mask in masks.items()}
+        for name, found in maps.items()
+    }
+
+
+def _small(mean: np.ndarray) -> list[list[float]]:
+    """A mean map at `MEANS_SIDE`, four decimals, for the record."""
+    pooled = F.adaptive_avg_pool2d(torch.from_numpy(mean)[None], MEANS_SIDE)[0]
+    return pooled.double().numpy().round(4).tolist()
+
+
 def _sampled(
     model: torch.nn.Module, images: Tensor, targets: np.ndarray, maps: Maps
 ) -> tuple[Values, dict[str, Maps]]:
@@ -210,20 +230,16 @@ def _faces(faces: FaceSet, images: Tensor, scores: np.ndarray, maps: Maps) -> Fi
     )
 
 
-def _means(faces: FaceSet, images: Tensor, maps: Maps) -> Figure:
+def _means(faces: FaceSet, images: Tensor, means: dict[str, Maps]) -> Figure:
     """The mean map of each part of the set over its mean face."""
     masks = parts(faces)
-    pictures = images[:, 0].numpy()
-    means = [pictures[mask].mean(axis=0) for mask in masks.values()]
-    layers = []
-    for found in maps.values():
-        made = torch.stack([torch.from_numpy(found[mask]).mean(0) for mask in masks.values()])
-        layers += list(normalise(made).numpy())
+    pictures = [images[mask, 0].mean(0).numpy() for mask in masks.values()]
+    layers = [normalise(torch.from_numpy(np.stack([*of.values()]))).numpy() for of in means.values()]
     return plots.show_faces(
-        means * len(maps),
-        layers,
+        pictures * len(means),
+        [layer for of in layers for layer in of],
         columns=len(masks),
-        rows=list(maps),
+        rows=list(means),
         heads=list(masks),
         bar="each map's lowest to highest value",
     )
