@@ -11,11 +11,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+from matplotlib.transforms import Bbox
 
 from lanmsff.evaluate import accuracy_interval
 from lanmsff.plots import BLACK, BLUE, COLORS, MARKERS, ORANGE
 
 LABEL_SIZE = 9  # points; the smallest text of the book
+# where the label of a point may stand, the best place first: points away from it, and its anchor
+_PLACES = (
+    ((6, 0), "left"), ((-6, 0), "right"), ((0, 10), "center"), ((0, -10), "center"),
+    ((5, 9), "left"), ((5, -9), "left"), ((-5, 9), "right"), ((-5, -9), "right"),
+    ((6, 18), "left"), ((6, -18), "left"),
+)  # fmt: skip
 
 
 class Estimate(NamedTuple):
@@ -51,7 +59,12 @@ def in_percent(
 
 
 def show_intervals(
-    rows: Sequence[Estimate], x: str, *, level: float | None = None, digits: int = 1
+    rows: Sequence[Estimate],
+    x: str,
+    *,
+    level: float | None = None,
+    digits: int = 1,
+    kinds: Sequence[str] = (),
 ) -> Figure:
     """Points with horizontal intervals, one below the other, each with its number.
 
@@ -60,8 +73,10 @@ def show_intervals(
         x: text of the axis, with the unit.
         level: where a dashed line stands, to compare with: 0 for differences.
         digits: decimal places of the numbers.
+        kinds: their order, which gives each its look, whether it occurs or not; default: as they
+            come.
     """
-    looks = _looks(rows)
+    looks = _looks(rows, kinds)
     figure, axis = plt.subplots(figsize=(6.8, 0.42 * len(rows) + 0.8 + 0.3 * (len(looks) > 1)))
     if level is not None:
         axis.axvline(level, color="0.45", lw=1, ls=(0, (2, 2)))
@@ -83,35 +98,44 @@ def show_intervals(
 
 
 def show_costs(
-    points: Mapping[str, Sequence[Estimate]], y: str, *, size: tuple[float, float] = (3.9, 3.8)
+    points: Mapping[str, Sequence[Estimate]],
+    y: str,
+    *,
+    kinds: Sequence[str] = (),
+    size: tuple[float, float] = (3.9, 3.8),
 ) -> Figure:
     """Estimates against what they cost, in panels side by side that share the upright axis.
 
     Args:
         points: text of a panel's lower axis -> its estimates; those without a cost are left out.
         y: text of the upright axis.
+        kinds: see `show_intervals`.
         size: width and height of one panel, in inches.
     """
-    looks = _looks([point for panel in points.values() for point in panel])
+    looks = _looks([point for panel in points.values() for point in panel], kinds)
     width = size[0] * len(points)
     figure, axes = plt.subplots(
         1, len(points), figsize=(width, size[1]), sharey=True, squeeze=False
     )
-    for axis, (x, panel) in zip(axes[0], points.items()):
-        shown = [point for point in panel if point.cost is not None]
-        for point in shown:
+    shown = [[point for point in panel if point.cost is not None] for panel in points.values()]
+    for axis, x, panel in zip(axes[0], points, shown):
+        for point in panel:
             color, marker = looks[point.kind]
             if point.interval:
                 axis.plot([point.cost] * 2, point.interval, color=color, lw=2.5)
             axis.plot(point.cost, point.value, marker, color=color, ms=6)
         axis.set(xscale="log", xlabel=x)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.margins(x=0.15, y=0.08)
+        axis.xaxis.set_minor_formatter("")
+        axis.margins(x=0.2, y=0.1)
         axis.grid(color="0.9")
         axis.set_axisbelow(True)
-        _name_points(axis, shown)
     axes[0, 0].set_ylabel(y)
     _name_kinds(figure, looks)
+    figure.draw_without_rendering()  # now it is known where the points are
+    for axis, panel in zip(axes[0], shown):
+        _name_points(axis, panel)
     return figure
 
 
@@ -183,10 +207,11 @@ def show_reliability(before: Mapping[str, Any], after: Mapping[str, Any]) -> Fig
     return figure
 
 
-def _looks(rows: Sequence[Estimate]) -> dict[str, tuple[str, str]]:
-    """Kind -> color and marker, in the order in which the kinds first come."""
-    kinds = dict.fromkeys(row.kind for row in rows)
-    return dict(zip(kinds, zip(cycle(COLORS), cycle(MARKERS))))
+def _looks(rows: Sequence[Estimate], kinds: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Kind -> color and marker, of the kinds that occur."""
+    occur = dict.fromkeys(row.kind for row in rows)
+    looks = dict(zip(dict.fromkeys([*kinds, *occur]), zip(cycle(COLORS), cycle(MARKERS))))
+    return {kind: look for kind, look in looks.items() if kind in occur}
 
 
 def _name_kinds(figure: Figure, looks: Mapping[str, tuple[str, str]]) -> None:
@@ -197,6 +222,26 @@ def _name_kinds(figure: Figure, looks: Mapping[str, tuple[str, str]]) -> None:
 
 
 def _name_points(axis: Axes, points: Sequence[Estimate]) -> None:
-    for point in points:
-        axis.annotate(point.label, (point.cost, point.value), (6, 0), va="center",
-                      textcoords="offset points", fontsize=LABEL_SIZE, color=BLACK)  # fmt: skip
+    """Write each label where it covers no point, interval or other label, if there is a place."""
+    taken = [_pixels(axis, point) for point in points]
+    for point in sorted(points, key=lambda point: -point.value):
+        for offset, side in _PLACES:
+            text = axis.annotate(
+                point.label, (point.cost, point.value), offset, textcoords="offset points",
+                ha=side, va="center", fontsize=LABEL_SIZE, color=BLACK,
+            )  # fmt: skip
+            text.set_in_layout(False)
+            box = text.get_window_extent()
+            free = not any(box.overlaps(other) for other in taken)
+            if free and axis.bbox.x0 < box.x0 and box.x1 < axis.bbox.x1:
+                break
+            if (offset, side) != _PLACES[-1]:
+                text.remove()
+        taken.append(box)
+
+
+def _pixels(axis: Axes, point: Estimate) -> Bbox:
+    """The box of a point and its interval on the canvas."""
+    low, high = point.interval or (point.value, point.value)
+    ends = axis.transData.transform([(point.cost, low), (point.cost, high)])
+    return Bbox(ends).padded(4)

@@ -94,6 +94,28 @@ def test_a_kind_has_one_color_and_one_marker():
     assert len({color for color, _ in looks}) == len({marker for _, marker in looks}) == 3
 
 
+def test_kinds_that_are_named_keep_their_look_where_one_is_missing():
+    kinds = ["claim", "here", "peer"]
+    whole = charts.show_intervals(ROWS, "x", kinds=kinds)
+    part = charts.show_intervals(ROWS[2:], "x", kinds=kinds)
+    looks = [(lines[-1].get_color(), lines[-1].get_marker())
+             for lines in (whole.axes[0].lines, part.axes[0].lines)]  # fmt: skip
+    assert looks[0] == looks[1] and part.legends == []
+
+
+def test_labels_do_not_cover_each_other_or_the_points():
+    close = [Estimate(f"network {k}", 84 + 0.1 * k, None, "peer", 11 + k) for k in range(4)]
+    figure = charts.show_costs({"parameters": close + [ROWS[0]]}, "accuracy (%)", size=(5, 4))
+    figure.canvas.draw()
+    (axis,) = figure.axes
+    boxes = [text.get_window_extent() for text in axis.texts]
+    points = axis.transData.transform([(p.cost, p.value) for p in close])
+    assert len(boxes) == 5
+    for k, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:k])
+        assert not any(box.contains(*point) for point in points)
+
+
 def test_one_kind_needs_no_legend_and_a_level_is_a_line():
     figure = charts.show_intervals([Estimate("a", 1.0), Estimate("b", 2.0)], "x", level=0)
     assert figure.legends == []
@@ -108,7 +130,7 @@ def test_costs_are_on_a_log_axis_and_points_without_one_are_left_out():
     assert points == [((0.36,), (86.96,)), ((0.36,), (80.0,)), ((21.0,), (84.9,))]
     assert intervals == [((0.36, 0.36), (85.7, 88.1)), ((0.36, 0.36), (78.0, 82.5))]
     assert first.get_xscale() == "log" and first.get_xlabel() == "millions"
-    assert [text.get_text() for text in first.texts] == ["paper", "ours", "a peer"]
+    assert {text.get_text() for text in first.texts} == {"paper", "ours", "a peer"}
     assert first.get_ylim() == second.get_ylim()
 
 
