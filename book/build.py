@@ -38,6 +38,7 @@ QUICK_CELL_LIMIT_S = 900
 
 # What a chapter may read beside its own text; the data folder comes on top.
 SOURCES = (
+    "benchmarks/*.json",
     "book/*.py",
     "constraints.txt",
     "data_prep/**/*",
