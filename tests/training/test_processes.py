@@ -140,13 +140,14 @@ def test_two_processes_train_like_one_with_the_doubled_batch(start, toy_faces, t
     """
     faces = toy_faces(train=19, val=5)
     faces.save(tmp_path / "toy.npz")
-    changes = {"dropout": 0.0, "adam_eps": 1e-3, "learning_rate": 1e-4, "batch_size": 4}
-    words = ["-m", "lanmsff", "train", "--data", "toy.npz", "--out", "two", "--recipe", "short"]
+    changes = {"dropout": 0.0, "adam_eps": 1e-3, "learning_rate": 1e-4, "batch_size": 4,
+               "augmentation": "online"}  # fmt: skip
+    words = ["-m", "lanmsff", "train", "--data", "toy.npz", "--out", "two", "--recipe", "paper"]
     words += ["--device", "cpu", "--precision", "float32"]
     words += [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
     for more in (["--epochs", "1"], ["--epochs", "2", "--resume"]):
         assert torchrun(tmp_path, *words, *more).count("epochs done") == 1  # one of them speaks
-    one = start(faces, tmp_path / "one", "short", changes=changes | {"batch_size": 8})
+    one = start(faces, tmp_path / "one", "paper", changes=changes | {"batch_size": 8})
     assert [len(batch) for batch in one.learner.batches(0)] == [8, 8, 3]
     one.train(progress=False)
 
@@ -158,4 +159,4 @@ def test_two_processes_train_like_one_with_the_doubled_batch(start, toy_faces, t
     assert sorted(path.name for path in two.iterdir()) == sorted(p.name for p in one.out.iterdir())
     assert read_record(two / "record.json")["asked"]["processes"] == 2
     with pytest.raises(RunError, match="this run has processes 2, asked is 1"):
-        start(faces, two, "short", changes=changes, resume=True)
+        start(faces, two, "paper", changes=changes, resume=True)
