@@ -4,9 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from lanmsff import plots
 from lanmsff.data import FaceSet
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -63,3 +65,12 @@ def toy_faces():
         )  # fmt: skip
 
     return make
+
+
+@pytest.fixture
+def book_style():
+    """Figures in the style of the book; what was set before comes back, and all are closed."""
+    with plt.rc_context():
+        plots.use_style()
+        yield
+        plt.close("all")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 
-from lanmsff import charts, plots
+from lanmsff import charts
 from lanmsff.calibration import calibration
 from lanmsff.charts import Estimate, in_percent
 from lanmsff.evaluate import accuracy_interval
@@ -21,12 +21,7 @@ ROWS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def style():
-    with plt.rc_context():
-        plots.use_style()
-        yield
-        plt.close("all")
+pytestmark = pytest.mark.usefixtures("book_style")
 
 
 def diagrams():

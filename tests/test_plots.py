@@ -19,12 +19,7 @@ from lanmsff.explain import Means
 CLASSES = ["sad", "happy", "surprised"]
 
 
-@pytest.fixture(autouse=True)
-def style():
-    with plt.rc_context():
-        plots.use_style()
-        yield
-        plt.close("all")
+pytestmark = pytest.mark.usefixtures("book_style")
 
 
 def faces(count: int) -> list[np.ndarray]:
