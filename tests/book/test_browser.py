@@ -110,3 +110,20 @@ def test_solutions_are_hidden_until_asked_for(page, html):
 def test_search_finds_a_word_of_the_book(page, html):
     page.goto((html / "search.html").as_uri() + "?q=expression")
     page.locator("ul.search li").first.wait_for(timeout=10_000)
+
+
+def test_code_fits_beside_the_contents_of_the_book(page, html):
+    page.set_viewport_size({"width": 1440, "height": 900})
+    scrolling = "all => all.filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText)"
+    for name in build.pages():
+        opened(page, html, name)
+        assert page.locator("div.cell_input pre").evaluate_all(scrolling) == [], name
+
+
+def test_numbers_from_a_cell_look_like_the_text_around_them(page, html):
+    opened(page, html, "book/training")
+    weights = page.locator("article p > .pasted-text").evaluate_all(
+        "all => all.map(e => [getComputedStyle(e).fontWeight,"
+        " getComputedStyle(e.parentNode).fontWeight])"
+    )
+    assert weights and all(own == around for own, around in weights)
