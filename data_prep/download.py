@@ -17,6 +17,8 @@ _FERPLUS = ("https://raw.githubusercontent.com/microsoft/FERPlus/"
             "ae2128abf776409c93e50cf7c9d87180673314e6/")
 _LISTS = ("https://raw.githubusercontent.com/kaiwang960112/Challenge-condition-FER-dataset/"
           "e43d7a06e696f3f87feb3cbced739a286bc08679/FERplus_dir/")
+_RAN = _LISTS.replace("e43d7a06e696f3f87feb3cbced739a286bc08679",
+                      "21c6ecba6e372aa025a332225b35dccc624d4f9c")
 COMPETITION = "challenges-in-representation-learning-facial-expression-recognition-challenge"
 KAGGLE_FILE = "fer2013.tar.gz"
 ICT_ARCHIVE = f"https://github.com/ICT-VGL/ICT-FaceKit/archive/{ict.COMMIT}.zip"
@@ -25,11 +27,14 @@ TIMEOUT = 30  # seconds without an answer
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file on the network; `url` names a fixed commit, so its sha256 stays true."""
+    """One file on the network; `url` names a fixed commit, so its sha256 stays true.
+
+    Without `sha256` whatever comes from there is taken.
+    """
 
     name: str
     url: str
-    sha256: str
+    sha256: str | None
 
 
 FILES = {
@@ -44,6 +49,8 @@ FILES = {
                    "89bc5b7bc7243102d05a5d939183ebabb673b1b0fc35f519976bb7686d7877e5"),
         RemoteFile("jianfei_occlusion_list.txt", f"{_LISTS}jianfei_occlusion_list.txt",
                    "b9d5c500fe762b1cda4c9fb537e4560fff9d01acabdcebedd57290a9b2f9d903"),
+        RemoteFile("dlib_ferplus_val_center_crop_range_list.txt",
+                   f"{_RAN}dlib_ferplus_val_center_crop_range_list.txt", None),
     ],
 }
 
@@ -56,9 +63,10 @@ def fetch(files: list[RemoteFile], folder: Path) -> list[Path]:
     """
     for position, file in enumerate(files):
         try:
-            _retrieve(file.url, folder / file.name, f"sha256:{file.sha256}")
+            _retrieve(file.url, folder / file.name, file.sha256 and f"sha256:{file.sha256}")
         except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError: hash
-            by_hand = [f"\n  {rest.url}\n    to {folder / rest.name} (sha256 {rest.sha256})"
+            by_hand = [f"\n  {rest.url}\n    to {folder / rest.name}"
+                       + (f" (sha256 {rest.sha256})" if rest.sha256 else "")
                        for rest in files[position:]]
             raise DataError(f"could not download {file.name} ({_reason(error)}); "
                             "fetch by hand:" + "".join(by_hand)) from None

@@ -34,8 +34,12 @@ LISTS = {
     "pose30": "pose_30_ferplus_list.txt",
     "pose45": "pose_45_ferplus_list.txt",
     "occlusion": "jianfei_occlusion_list.txt",
+    "ran": "dlib_ferplus_val_center_crop_range_list.txt",
 }
-_IMAGE_NAME = re.compile(r"fer\d{7}(?=\.(?:png|jpg)\b)")
+# The test list of RAN has faces that only the rule "argmax" keeps; under another rule it would be
+# another list with the same name.
+RULES_OF_A_LIST = {"ran": ("argmax",)}
+_IMAGE_NAME = re.compile(r"fer\d{7}(?=\.(?:png|jpg)\b|\s)")
 
 
 def majority(votes: np.ndarray) -> np.ndarray:
@@ -161,7 +165,7 @@ def prepare(source: str | Path, rule: str, skip_bad: bool = False) -> FaceSet:
                             "fetches it")
         votes = read_votes(files.read(votes_name), f"{files.path / votes_name}", bad)
         sources = {VOTES_FILE: files.checksums(votes_name)[0]}
-        members = _read_lists(files, sources)
+        members = _read_lists(files, rule, sources)
     rows = fer2013.read(source, bad)
     _check_pairing(rows, votes, Path(source) / votes_name)
     rows.sources |= sources
@@ -215,9 +219,11 @@ def label(
     )
 
 
-def _read_lists(files: Source, sources: dict[str, str]) -> dict[str, set[str]]:
+def _read_lists(files: Source, rule: str, sources: dict[str, str]) -> dict[str, set[str]]:
     members = {}
     for mark, file in LISTS.items():
+        if rule not in RULES_OF_A_LIST.get(mark, RULES):
+            continue
         if found := files.find(file):
             members[mark] = read_list(files.read(found), f"{files.path / found}")
             sources[file] = files.checksums(found)[0]

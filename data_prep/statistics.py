@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import entropy
 
 from data_prep.duplicates import group_identical
-from lanmsff.data import SPLITS, DataError, FaceSet
+from lanmsff.data import MARKS, SPLITS, DataError, FaceSet
 from lanmsff.results import write_record
 
 
@@ -59,9 +59,8 @@ def describe(faces: FaceSet) -> dict[str, Any]:
         found["leaked"] = each("leaked_from", lambda where: (where != "").sum())
     if faces.black is not None:
         found["black"] = int(faces.black.sum())
-    marks = ("pose30", "pose45", "occlusion")
-    if any(mark in faces.columns for mark in marks):
-        found["subsets"] = {m: int(faces.columns[m].sum()) for m in marks if m in faces.columns}
+    if any(mark in faces.columns for mark in MARKS):
+        found["subsets"] = {m: int(faces.columns[m].sum()) for m in MARKS if m in faces.columns}
     found |= {key: faces.meta[key] for key in ("dropped", "duplicates") if key in faces.meta}
     if faces.votes is not None:
         found["votes"] = describe_votes(faces.votes, faces.labels, faces.classes)

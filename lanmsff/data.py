@@ -25,6 +25,9 @@ FORMAT = 1
 SPLITS = ("train", "val", "test")
 REQUIRED_META = ("dataset", "rule", "classes", "sources")
 
+# lists of FERPlus test faces that are scored apart; see `FaceSet`
+MARKS = ("pose30", "pose45", "occlusion", "ran")
+
 # field -> (dtype kind, dtype or None for text of any width, number of axes after the first)
 _ARRAYS: dict[str, tuple[str, type | None, int]] = {
     "images": ("u", np.uint8, 2),
@@ -38,9 +41,7 @@ _ARRAYS: dict[str, tuple[str, type | None, int]] = {
     "yaw": ("f", np.float32, 0),
     "leaked_from": ("U", None, 0),
     "black": ("b", np.bool_, 0),
-    "pose30": ("b", np.bool_, 0),
-    "pose45": ("b", np.bool_, 0),
-    "occlusion": ("b", np.bool_, 0),
+    **{mark: ("b", np.bool_, 0) for mark in MARKS},
 }
 
 
@@ -85,8 +86,8 @@ class FaceSet:
         leaked_from: (N,) text, the earliest earlier split ("train" or "val") in which a
             pixel-identical image stands, else "".
         black: (N,) bool, every pixel is 0.
-        pose30, pose45, occlusion: (N,) bool, member of Pose-FERPlus beyond 30 / 45 degrees and
-            of Occlusion-FERPlus.
+        pose30, pose45, occlusion, ran: (N,) bool, member of Pose-FERPlus beyond 30 / 45 degrees,
+            of Occlusion-FERPlus and of RAN's test list (Wang et al., TIP 2020).
 
     Raises:
         DataError: on a length, dtype, label, split or count that does not fit.
@@ -107,6 +108,7 @@ class FaceSet:
     pose30: np.ndarray | None = None
     pose45: np.ndarray | None = None
     occlusion: np.ndarray | None = None
+    ran: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self._check_meta()

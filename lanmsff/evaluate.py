@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lanmsff.augment import resize, to_float
-from lanmsff.data import FaceSet
+from lanmsff.data import MARKS, FaceSet
 from lanmsff.device import autocast, to_device
 from lanmsff.folding import folded
 
@@ -128,11 +128,11 @@ def score(logits: Tensor, labels: np.ndarray, classes: list[str]) -> dict[str, A
 def subsets(faces: FaceSet) -> Iterator[tuple[str, np.ndarray]]:
     """Names and masks (N,) of the parts of a set that are scored apart, where it marks them.
 
-    All faces, the members of Pose-FERPlus beyond 30 and 45 degrees and of Occlusion-FERPlus, and
-    each of these without the leaked images, those that also stand in an earlier split.
+    All faces, the members of `MARKS`, and each of these without the leaked images, those that also
+    stand in an earlier split.
     """
     parts = {"all": np.ones(len(faces), bool)}
-    for mark in ("pose30", "pose45", "occlusion"):
+    for mark in MARKS:
         if mark in faces.columns:
             parts[mark] = faces.columns[mark]
     for name, mask in parts.items():

@@ -97,7 +97,7 @@ def real_ferplus(fer2013_raw, real_rows):
     bad = BadRows(skip=False)
     votes = ferplus.read_votes((fer2013_raw / ferplus.VOTES_FILE).read_bytes(), "votes", bad)
     members = {mark: ferplus.read_list((fer2013_raw / file).read_bytes(), file)
-               for mark, file in ferplus.LISTS.items()}
+               for mark, file in ferplus.LISTS.items() if (fer2013_raw / file).is_file()}
     return real_rows, votes, members
 
 

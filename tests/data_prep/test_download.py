@@ -86,6 +86,16 @@ def test_every_file_that_is_left_is_listed(server, tmp_path, monkeypatch, capsys
     assert [path.name for path in (tmp_path / "raw").iterdir()] == ["a.txt"]
 
 
+def test_a_file_without_a_known_hash_is_taken_as_it_is(server, tmp_path, monkeypatch, capsys):
+    (server.folder / "a.txt").write_bytes(b"0/fer0032220 6\n")
+    files = [RemoteFile(name, f"{server.url}/{name}", None) for name in ("a.txt", "b.txt")]
+    monkeypatch.setitem(download.FILES, "pose-lists", files)
+    assert main(["download", "pose-lists", "--out", str(tmp_path)]) == 2
+    assert (tmp_path / "a.txt").read_bytes() == b"0/fer0032220 6\n"
+    error = capsys.readouterr().err
+    assert files[1].url in error and "sha256" not in error
+
+
 def test_the_folder_cannot_be_made(tmp_path, capsys):
     (tmp_path / "file").write_text("no folder")
     assert main(["download", "ferplus", "--out", str(tmp_path / "file" / "raw")]) == 2
@@ -93,7 +103,9 @@ def test_the_folder_cannot_be_made(tmp_path, capsys):
 
 
 def test_the_hashes_are_those_of_the_files(shared):
-    for file in [*download.FILES["ferplus"], *download.FILES["pose-lists"]]:
+    known = [file for files in download.FILES.values() for file in files if file.sha256]
+    assert len(known) == 4
+    for file in known:
         content = shared(f"data/fer2013/{file.name}").read_bytes()
         assert hashlib.sha256(content).hexdigest() == file.sha256
 

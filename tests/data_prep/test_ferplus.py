@@ -111,6 +111,7 @@ def source(standin, tmp_path):
     (folder / ferplus.LISTS["pose30"]).write_text("0/fer0001021.jpg\n3/fer0001022.jpg\n")
     (folder / ferplus.LISTS["pose45"]).write_text("3/fer0001022.jpg\n")
     (folder / ferplus.LISTS["occlusion"]).write_bytes(b"1_fer0001027.png 8 0\r\n")
+    (folder / ferplus.LISTS["ran"]).write_text("0/fer0001020 6\n7/fer0001023 6\n")
     return folder
 
 
@@ -125,9 +126,17 @@ def test_faces_pair_by_row_and_lists_join_by_name(source, standin, capsys):
     assert faces.meta["subsets"]["pose30"] == {"listed": 2, "found": 2, "kept": 2}
     assert np.flatnonzero(faces.leaked_from != "").tolist() == [15, 22, 23]
     np.testing.assert_array_equal(faces.votes, one_hot_votes())
-    assert set(faces.meta["sources"]) == {"fer2013.csv", "fer2013new.csv", *ferplus.LISTS.values()}
-    assert faces.target is None
+    lists = {ferplus.LISTS[mark] for mark in ("pose30", "pose45", "occlusion")}
+    assert set(faces.meta["sources"]) == {"fer2013.csv", "fer2013new.csv", *lists}
+    assert faces.target is None and faces.ran is None
     assert "no " not in capsys.readouterr().out
+
+
+def test_the_list_of_ran_is_marked_under_the_rule_that_it_fits(source):
+    faces = ferplus.prepare(source, "argmax")
+    assert np.flatnonzero(faces.ran).tolist() == [20, 23]
+    assert faces.meta["subsets"]["ran"] == {"listed": 2, "found": 2, "kept": 2}
+    assert ferplus.LISTS["ran"] in faces.meta["sources"]
 
 
 def test_soft_keeps_the_distribution(source):
@@ -158,8 +167,8 @@ def test_rows_without_a_name_are_dropped_and_doubled_names_are_kept(source, stan
 def test_without_lists_the_marks_are_absent_and_said_so(source, capsys):
     for file in ferplus.LISTS.values():
         (source / file).unlink()
-    faces = ferplus.prepare(source, "majority")
-    assert faces.pose30 is None and faces.pose45 is None and faces.occlusion is None
+    faces = ferplus.prepare(source, "argmax")
+    assert all(getattr(faces, mark) is None for mark in ferplus.LISTS)
     printed = capsys.readouterr().out
     assert all(f"no {file}" in printed for file in ferplus.LISTS.values())
     assert "download pose-lists" in printed
@@ -251,7 +260,7 @@ KEPT = {  # of the subsets under each rule: pose30, pose45, occlusion
 def test_real_sizes(rule, real_ferplus):
     faces = ferplus.label(*real_ferplus, rule, [])
     assert tuple(faces.meta["counts"].values()) == SIZES[rule]
-    kept = tuple(faces.meta["subsets"][mark]["kept"] for mark in ferplus.LISTS)
+    kept = tuple(faces.meta["subsets"][mark]["kept"] for mark in ("pose30", "pose45", "occlusion"))
     assert kept == KEPT[rule]
     for mark, listed in (("pose30", 1_170), ("pose45", 633), ("occlusion", 605)):
         assert faces.meta["subsets"][mark]["listed"] == listed
