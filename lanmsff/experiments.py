@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lanmsff.recipes import RECIPES
+
 FOLDS = 10
 PROTOCOLS = {
     "split": "the prepared set's own split",
     "exchanged": "the prepared set's split with validation and test exchanged",
     "watched": "the prepared set's split, the test faces also serving as validation",
+    "validation": "the prepared set's split; validation faces are scored, and no test face",
     "person-independent": f"{FOLDS} folds of people: nobody is in two of train, val and test",
     "random": f"{FOLDS} folds of faces: nearly everybody is in train, val and test",
 }
@@ -62,11 +65,18 @@ class Job:
     options: tuple[tuple[str, Any], ...]  # keyword arguments of LANMSFF, sorted
     seed: int
     epochs: int | None  # None: the recipe's
+    changes: tuple[tuple[str, Any], ...] = ()  # settings of the recipe that are others, sorted
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """The prepared sets that it reads: the one that it trains on, then further test faces."""
+        return (self.data, *(DATA[self.data].further if self.protocol != "validation" else ()))
 
     @property
     def folder(self) -> Path:
         """Where it lives, below the folder of all runs; the same for equal jobs only."""
-        options = "-".join(f"{key}={value}" for key, value in self.options) or "full"
+        others = (*self.options, *self.changes)
+        options = "-".join(f"{key}={value}" for key, value in others) or "full"
         parts = [f"fold{self.fold}" if self.fold else "", f"seed{self.seed}"]
         parts.append(f"epochs{self.epochs}" if self.epochs else "")
         return Path(self.data, self.recipe, self.protocol, options, "-".join(filter(None, parts)))
@@ -79,13 +89,14 @@ class Job:
 class Arm:
     """One of the things that an experiment compares.
 
-    `weights` says which of a run's are scored: "best", the epoch with the lowest validation loss,
-    or "last".
+    `options` are keyword arguments of LANMSFF, `changes` settings of the recipe. `weights` says
+    which of a run's are scored: "best", the epoch with the lowest validation loss, or "last".
     """
 
     protocol: str = "split"
     options: dict[str, Any] = field(default_factory=dict)
     weights: str = "best"
+    changes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,20 +112,22 @@ class Experiment:
     def jobs(self, arm: str, epochs: int | None = None) -> list[Job]:
         """The jobs of one arm, by seed and then by fold."""
         protocol, options = self.arms[arm].protocol, self.arms[arm].options
+        changes = tuple(sorted(self.arms[arm].changes.items()))
         folds = range(1, FOLDS + 1) if protocol in FOLDED else (None,)
         jobs = []
         for seed in self.seeds:
             # the authors' code drew a permutation for each network that it built
             drawn = {"permutation_seed": seed} if options.get("mixing") == "permutation" else {}
             chosen = tuple(sorted({**options, **drawn}.items()))
-            jobs += [Job(self.data, self.recipe, protocol, fold, chosen, seed, epochs)
+            jobs += [Job(self.data, self.recipe, protocol, fold, chosen, seed, epochs, changes)
                      for fold in folds]
         return jobs
 
     @property
     def sets(self) -> tuple[str, ...]:
-        """The prepared sets that it reads: the one that it trains on, then the further ones."""
-        return (self.data, *DATA[self.data].further)
+        """The prepared sets that its jobs read: the one that they train on, then further ones."""
+        return tuple(dict.fromkeys(key for arm in self.arms for job in self.jobs(arm)
+                                   for key in job.sets))
 
 
 _ONE = {"full": Arm()}
@@ -141,6 +154,39 @@ _SELECTION = {
     "authors": Arm("watched", weights="last"),
 }
 
+# One ingredient of a recipe left out at a time, or the authors' in its place.
+_CHANGES: dict[str, dict[str, Any]] = {
+    "no-mirror": {"mirror": 0.0},
+    "no-geometry": {"degrees": 0.0, "zoom": 0.0, "shift": 0.0},
+    "no-light": {"light": 0.0},
+    "no-erase": {"erase": 0.0},
+    "no-weight-decay": {"weight_decay": 0.0},
+    "no-warmup": {"warmup": 0.0},
+    "no-dropout": {"dropout": 0.0},
+    "no-soft-labels": {"soft_labels": False},
+    "no-label-smoothing": {"label_smoothing": 0.0},
+    "no-average": {"average": 0.0},
+    "no-test-mirror": {"test_mirror": False},
+    "authors-augmentation": {"augmentation": "online"},
+    "authors-rate": {"learning_rate": 1e-3},
+    "authors-dropout": {"dropout": 0.4},
+}
+
+
+def _ingredients(recipe: str, votes: bool) -> dict[str, Arm]:
+    """The recipe, and all changes that change it; its last weights, on validation faces.
+
+    Args:
+        votes: whether the prepared set has those that soft labels are made of.
+    """
+    arms = {"full": Arm("validation", weights="last")}
+    for name, changes in _CHANGES.items():
+        differ = any(getattr(RECIPES[recipe], key) != value for key, value in changes.items())
+        if differ and (votes or "soft_labels" not in changes):
+            arms[name] = Arm("validation", weights="last", changes=changes)
+    return arms
+
+
 EXPERIMENTS = {
     "ferplus-paper": Experiment(
         "Does 86.96 % on FERPlus reproduce, and on the faces of which label rule?",
@@ -162,6 +208,10 @@ EXPERIMENTS = {
     "fer2013-improved": Experiment(
         "How far does the same network get on FER-2013 with a better training?",
         "fer2013", "improved", _FER2013,
+    ),
+    "fer2013-short": Experiment(
+        "FER-2013 as far as a machine without a GPU gets.",
+        "fer2013", "short", _FER2013, seeds=(0,),
     ),
     "posefaces-paper": Experiment(
         "What do folds that share people add on rendered faces, and what does turning cost?",
@@ -199,6 +249,14 @@ EXPERIMENTS = {
     "posefaces-selection-short": Experiment(
         "The same as far as a machine without a GPU gets.",
         "posefaces", "short-rendered", _SELECTION,
+    ),
+    "ferplus-ingredients": Experiment(
+        "What does each ingredient of the better training bring? Judged on validation faces.",
+        "ferplus", "improved", _ingredients("improved", votes=True), seeds=(0,),
+    ),
+    "posefaces-ingredients-short": Experiment(
+        "The same on rendered faces, as far as a machine without a GPU gets.",
+        "posefaces", "short-rendered", _ingredients("short-rendered", votes=False), seeds=(0,),
     ),
     "kdef-paper": Experiment(
         "Does 90.77 % on KDEF reproduce, and on which folds? For whoever has KDEF.",

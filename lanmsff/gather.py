@@ -88,12 +88,13 @@ def gather(
         if not own:
             continue
         answers[label] = {
-            key: collect(own, arm.weights, key, faces, setting) for key, faces in sets.items()
+            key: collect(own, arm.weights, key, sets[key], setting) for key in next(iter(own)).sets
         }
         model = LANMSFF(len(sets[experiment.data].classes), **arm.options)
         arms[label] = {
             "protocol": PROTOCOLS[arm.protocol],
             "options": arm.options,
+            "changes": arm.changes,
             "weights": arm.weights,
             "jobs": [str(job) for job in own],
             "parameters": parameter_count(model),
@@ -103,7 +104,8 @@ def gather(
     first, *others = experiment.arms
     for label in others:
         if first in arms and label in arms:
-            found = {key: difference(answers[label][key], answers[first][key]) for key in sets}
+            found = {key: difference(ours, answers[first][key])
+                     for key, ours in answers[label].items() if key in answers[first]}
             arms[label][f"minus {first}"] = {key: diff for key, diff in found.items() if diff}
     weights = {arm.weights for arm in experiment.arms.values()}
     environments = [record["run"]["environment"] for record in done.values()]

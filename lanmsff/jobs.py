@@ -96,6 +96,8 @@ def divide(faces: FaceSet, protocol: str, fold: int | None = None) -> tuple[Face
         val, test = test, val
     elif protocol == "watched":
         val = test
+    elif protocol == "validation":
+        test = val
     rows = np.concatenate([train, val, test])
     split = np.repeat(["train", "val", "test"], [len(train), len(val), len(test)])
     chosen = faces.select(rows)
@@ -167,9 +169,9 @@ def load_logits(folder: Path, weights: str, name: str) -> tuple[Tensor, np.ndarr
 def _asked(job: Job, setting: Setting) -> dict[str, Any]:
     """What two runs of a job must have in common to count as one; JSON values."""
     return {
-        "job": asdict(job) | {"options": dict(job.options)},
-        "settings": asdict(pick_recipe(job.recipe)),
-        "data": {name: setting.hashes[name] for name in (job.data, *DATA[job.data].further)},
+        "job": asdict(job) | {"options": dict(job.options), "changes": dict(job.changes)},
+        "settings": asdict(pick_recipe(job.recipe, dict(job.changes))),
+        "data": {name: setting.hashes[name] for name in job.sets},
     }
 
 
@@ -179,13 +181,14 @@ def _run(job: Job, setting: Setting) -> Outcome:
     device = pick_device(setting.device)
     precision = pick_precision(setting.precision, device)
     folder = setting.folder(job)
-    sets = {name: setting.load(name) for name in (job.data, *DATA[job.data].further)}
+    sets = {name: setting.load(name) for name in job.sets}
     for name, faces in sets.items():
         if faces.sha256 != setting.hashes[name]:
             raise ValueError(f"{setting.data_dir / name}.npz: other faces than when the grid began")
     faces, test_rows = divide(sets[job.data], job.protocol, job.fold)
     run = Run(faces, job.recipe, folder, device=device, precision=precision, epochs=job.epochs,
-              seed=job.seed, resume=True, **dict(job.options))  # fmt: skip
+              seed=job.seed, resume=True, changes=dict(job.changes),
+              **dict(job.options))  # fmt: skip
     if not run.finished:
         minutes = (setting.deadline - time.time()) / 60 if setting.deadline else None
         run.train(progress=False, max_minutes=minutes)
@@ -193,7 +196,7 @@ def _run(job: Job, setting: Setting) -> Outcome:
         return Outcome(job, "unfinished", f"out of time after epoch {run.epoch}")
 
     tests = {job.data: (faces.subset("test"), test_rows)}
-    for name in DATA[job.data].further:
+    for name in job.sets[1:]:
         tests[name] = sets[name].subset("test"), np.flatnonzero(sets[name].split == "test")
     arrays, scores = {f"rows {name}": rows for name, (_, rows) in tests.items()}, {}
     for which, file in WEIGHTS.items():

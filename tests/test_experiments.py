@@ -1,6 +1,7 @@
 """The table of experiments: what it holds, what jobs it comes to, and filters."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from lanmsff.experiments import (
     pick_experiment,
     select_jobs,
 )
-from lanmsff.recipes import RECIPES
+from lanmsff.recipes import RECIPES, Recipe, pick_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 TOY = Experiment(
@@ -34,6 +35,7 @@ def test_an_experiment_is_made_of_what_there_is(name):
     for arm in experiment.arms.values():
         assert arm.protocol in PROTOCOLS and arm.weights in ("best", "last")
         LANMSFF(7, **arm.options)
+        pick_recipe(experiment.recipe, arm.changes)
 
 
 def test_results_readme_has_a_line_for_each():
@@ -88,6 +90,28 @@ def test_ablations_are_different_networks():
 def test_a_permutation_is_drawn_for_each_seed():
     jobs = EXPERIMENTS["ferplus-ablations"].jobs("permutation")
     assert [dict(job.options)["permutation_seed"] for job in jobs] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["ferplus-ingredients", "posefaces-ingredients-short"])
+def test_ingredients_are_judged_on_validation_faces_alone(name):
+    """Every arm trains by another recipe, and no arm leaves out what is not in."""
+    experiment = EXPERIMENTS[name]
+    jobs = select_jobs(experiment)
+    assert experiment.sets == (experiment.data,)
+    assert {job.protocol for job in jobs} == {"validation"}
+    recipes = {pick_recipe(job.recipe, dict(job.changes)) for job in jobs}
+    assert len(recipes) == len(jobs) == len(experiment.arms)
+    assert RECIPES[experiment.recipe] in recipes
+
+
+def test_every_ingredient_of_the_better_training_is_tried():
+    tried = {key for arm in EXPERIMENTS["ferplus-ingredients"].arms.values() for key in arm.changes}
+    differ = {field.name for field in fields(Recipe)
+              if getattr(RECIPES["improved"], field.name) != getattr(RECIPES["paper"], field.name)}
+    # what belongs to a schedule or its optimiser, and is not an ingredient of its own
+    frame = {"epochs", "adam_eps", "schedule", "stop_patience", "plateau_factor",
+             "plateau_patience", "plateau_min_delta"}
+    assert tried == differ - frame
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,14 @@ def test_exchanged_means_val_for_test(faces):
     assert (divided.subset("test").name == faces.subset("val").name).all()
 
 
+def test_validation_scores_the_validation_faces_and_no_test_face(faces):
+    divided, rows = divide(faces, "validation")
+    assert (divided.subset("test").name == faces.subset("val").name).all()
+    assert (divided.subset("val").name == faces.subset("val").name).all()
+    assert (faces.name[rows] == faces.subset("val").name).all()
+    assert not set(divided.name) & set(faces.subset("test").name)
+
+
 # --- one job
 
 
@@ -150,6 +158,29 @@ def test_a_job_s_record_is_what_its_weights_score(undisturbed, faces):
     assert record["scores"]["best"]["tests"]["posefaces-sweep"]["parts"]["all"]["n"] == 8
 
 
+def test_a_recipe_with_changes_is_judged_on_validation_faces(setting, faces):
+    arms = {"full": Arm("validation", weights="last"),
+            "bare": Arm("validation", weights="last", changes={"average": 0.0})}  # fmt: skip
+    experiment = Experiment("Changes.", "posefaces", "short", arms, seeds=(0,))
+    for job in select_jobs(experiment, epochs=1):
+        assert run_job(job, setting).state == "recorded"
+    settings = [read_record(setting.folder(job) / "job.json")["settings"]
+                for job in select_jobs(experiment, epochs=1)]  # fmt: skip
+    assert {key for key in settings[0] if settings[0][key] != settings[1][key]} == {"average"}
+
+    record = gather("changes", experiment, setting, 1)
+    assert record["data"].keys() == record["arms"]["bare"]["tests"].keys() == {"posefaces"}
+    assert record["arms"]["bare"]["changes"] == {"average": 0.0}
+    val = faces.subset("val")
+    for label in arms:
+        (job,) = experiment.jobs(label, 1)
+        weights = load_weights(setting.folder(job) / "last.safetensors")
+        logits = predict(weights.model, torch.from_numpy(val.images), CPU, mirror=weights.mirror)
+        found = record["arms"][label]["tests"]["posefaces"]["parts"]["all"]
+        assert found["n"] == len(val)
+        assert found["accuracy"]["mean"] == (logits.argmax(1).numpy() == val.labels).mean()
+
+
 def test_a_finished_job_is_not_run_again(undisturbed, monkeypatch):
     monkeypatch.setattr(jobs_module, "Run", None)
     for job in select_jobs(TOY, epochs=1):
@@ -165,7 +196,7 @@ def test_a_record_of_something_else_does_not_count(what, undisturbed, monkeypatc
         setting = replace(setting, hashes=setting.hashes | {"posefaces": "00"})
     else:
         recipe = replace(jobs_module.pick_recipe("short"), batch_size=7)
-        monkeypatch.setattr(jobs_module, "pick_recipe", lambda name: recipe)
+        monkeypatch.setattr(jobs_module, "pick_recipe", lambda *_: recipe)
     assert state(job, setting) != "recorded"
 
 
