@@ -104,3 +104,13 @@ def test_the_committed_record_follows_from_the_real_files(real_ferplus):
     assert recorded["FER-2013, published label"]["duplicates"] == duplicates.statistics(
         group, rows.split, rows.labels
     )
+
+
+def test_the_record_of_ran_s_list_adds_up():
+    sets = json.loads(RECORD.read_text())["sets"]
+    record = json.loads((RECORD.parent / "ran-list.json").read_text())
+    assert record["rules"].keys() == ferplus.RULES.keys()
+    for rule, found in record["rules"].items():
+        faces = sets[f"FERPlus, {rule}"]["faces"]["test"]
+        assert found["listed"] + found["others"] == found["test"] == sum(faces.values())
+    assert record["listed"] == record["rules"]["argmax"]["listed"]
