@@ -54,6 +54,8 @@ def single_run(record: dict[str, Any]) -> dict[str, Any]:
 def percent(mean: float, interval: Sequence[float] | None = None, digits: int = 1) -> str:
     """A share as percent without its sign: 0.85 is "85.0", with an interval "85.0 [82.6, 87.1]".
 
+    The space in the brackets does not break.
+
     Args:
         mean: share in [0, 1], or a difference of shares in [-1, 1].
         interval: low and high, likewise; None where there is none, as some records have it.
@@ -63,7 +65,7 @@ def percent(mean: float, interval: Sequence[float] | None = None, digits: int = 
     if interval is None:
         return text
     low, high = interval
-    return f"{text} [{_rounded(low, digits)}, {_rounded(high, digits)}]"
+    return f"{text} [{_rounded(low, digits)},\N{NO-BREAK SPACE}{_rounded(high, digits)}]"
 
 
 def _rounded(share: float, digits: int) -> str:

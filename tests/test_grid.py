@@ -17,6 +17,7 @@ from PIL import Image
 from data_prep.__main__ import main as data_prep
 from lanmsff import grid as grid_module
 from lanmsff import jobs as jobs_module
+from lanmsff import train as train_module
 from lanmsff.__main__ import main
 from lanmsff.data import FaceSet
 from lanmsff.evaluate import evaluate, predict
@@ -187,6 +188,16 @@ def test_a_finished_job_is_not_run_again(undisturbed, monkeypatch):
         assert state(job, undisturbed) == "recorded"
         outcome = run_job(job, undisturbed)
         assert outcome.state == "recorded" and "of 12 test faces, 1 epochs" in outcome.note
+
+
+def test_scoring_a_run_again_leaves_where_it_was_trained(undisturbed, monkeypatch):
+    job = TOY.jobs("full", 1)[0]
+    path = undisturbed.folder(job) / "job.json"
+    before = read_record(path)
+    path.unlink()
+    monkeypatch.setattr(train_module, "environment", lambda *_: {"device": "another"})
+    assert run_job(job, undisturbed).state == "recorded"
+    assert read_record(path) == before
 
 
 @pytest.mark.parametrize("what", ["data", "settings"])

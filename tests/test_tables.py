@@ -64,10 +64,10 @@ def test_a_single_run_of_faces_whose_yaw_is_not_known(toy_faces):
 
 @pytest.mark.parametrize("given, text", [
     ((0.85,), "85.0"),
-    ((0.85, [0.82627, 0.87098]), "85.0 [82.6, 87.1]"),
-    ((0.12345, (0.1, 0.2), 2), "12.35 [10.00, 20.00]"),
-    ((-0.0123, [-0.03, 0.0049]), "-1.2 [-3.0, 0.5]"),
-    ((-0.0001, [-0.0004, 0.0]), "0.0 [0.0, 0.0]"),
+    ((0.85, [0.82627, 0.87098]), "85.0 [82.6,\u00a087.1]"),
+    ((0.12345, (0.1, 0.2), 2), "12.35 [10.00,\u00a020.00]"),
+    ((-0.0123, [-0.03, 0.0049]), "-1.2 [-3.0,\u00a00.5]"),
+    ((-0.0001, [-0.0004, 0.0]), "0.0 [0.0,\u00a00.0]"),
     ((0.5, None), "50.0"),
     ((1, None, 0), "100"),
 ])  # fmt: skip
@@ -90,11 +90,11 @@ def cells(text: str) -> list[list[tuple[str, str]]]:
 
 def test_numbers_stand_to_the_right_and_the_rest_to_the_left():
     text = table(["set", "faces", "accuracy", "seeds"], [
-        ["FERPlus", 3153, "85.0 [82.6, 87.1]", "1 of 3"], ["a|b", None, percent(-0.5), 2]
+        ["FERPlus", 3153, "85.0 [82.6,\u00a087.1]", "1 of 3"], ["a|b", None, percent(-0.5), 2]
     ])  # fmt: skip
     assert cells(text) == [
         [("set", "left"), ("faces", "right"), ("accuracy", "right"), ("seeds", "left")],
-        [("FERPlus", "left"), ("3,153", "right"), ("85.0 [82.6, 87.1]", "right"),
+        [("FERPlus", "left"), ("3,153", "right"), ("85.0 [82.6,\u00a087.1]", "right"),
          ("1 of 3", "left")],
         [("a|b", "left"), ("–", "right"), ("-50.0", "right"), ("2", "left")],
     ]  # fmt: skip
