@@ -15,10 +15,9 @@ from lanmsff.data import DataError, replacing
 
 _FERPLUS = ("https://raw.githubusercontent.com/microsoft/FERPlus/"
             "ae2128abf776409c93e50cf7c9d87180673314e6/")
-_LISTS = ("https://raw.githubusercontent.com/kaiwang960112/Challenge-condition-FER-dataset/"
-          "e43d7a06e696f3f87feb3cbced739a286bc08679/FERplus_dir/")
-_RAN = _LISTS.replace("e43d7a06e696f3f87feb3cbced739a286bc08679",
-                      "21c6ecba6e372aa025a332225b35dccc624d4f9c")
+_CHALLENGE = "https://raw.githubusercontent.com/kaiwang960112/Challenge-condition-FER-dataset/"
+_LISTS = f"{_CHALLENGE}e43d7a06e696f3f87feb3cbced739a286bc08679/FERplus_dir/"
+_RAN = f"{_CHALLENGE}21c6ecba6e372aa025a332225b35dccc624d4f9c/FERplus_dir/"
 COMPETITION = "challenges-in-representation-learning-facial-expression-recognition-challenge"
 KAGGLE_FILE = "fer2013.tar.gz"
 ICT_ARCHIVE = f"https://github.com/ICT-VGL/ICT-FaceKit/archive/{ict.COMMIT}.zip"
