@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
 
@@ -18,6 +19,7 @@ from lanmsff.evaluate import accuracy_interval
 from lanmsff.plots import BLACK, BLUE, COLORS, MARKERS, ORANGE
 
 LABEL_SIZE = 9  # points; the smallest text of the book
+_HALO = withStroke(linewidth=2.5, foreground="white")  # where a label stands on a line
 # where the label of a point may stand, the best place first: points away from it, and its anchor
 _PLACES = (
     ((6, 0), "left"), ((-6, 0), "right"), ((0, 10), "center"), ((0, -10), "center"),
@@ -85,8 +87,10 @@ def show_intervals(
         if row.interval:
             axis.plot(row.interval, [y, y], color=color, lw=2.5)
         axis.plot(row.value, y, marker, color=color)
-        axis.annotate(f"{row.value:.{digits}f}", (row.value, y), (0, 6), ha="center",
-                      textcoords="offset points", fontsize=LABEL_SIZE, color=BLACK)  # fmt: skip
+        axis.annotate(
+            f"{row.value:.{digits}f}", (row.value, y), (0, 6), textcoords="offset points",
+            ha="center", fontsize=LABEL_SIZE, color=BLACK, path_effects=[_HALO],
+        )  # fmt: skip
     axis.set_yticks(range(len(rows)), [row.label for row in rows])
     axis.set_ylim(len(rows) - 0.5, -0.8)
     axis.margins(x=0.08)

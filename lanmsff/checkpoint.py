@@ -107,6 +107,28 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     raise RunError(f"{'; '.join(damaged)}; remove the folder to start anew")
 
 
+def refuse_another(folder: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """See that a run which is resumed is the one that is asked for.
+
+    Args:
+        then, now: what was asked and what is, JSON values; of dictionaries in them only those
+            entries are named that differ.
+
+    Raises:
+        RunError: they differ.
+    """
+    for key in then | now:
+        was, wanted = then.get(key), now.get(key)
+        if was == wanted:
+            continue
+        if isinstance(was, dict) and isinstance(wanted, dict):
+            others = [name for name in was | wanted if was.get(name) != wanted.get(name)]
+            was, wanted = ({name: of.get(name) for name in others} for of in (was, wanted))
+        raise RunError(
+            f"{folder}: this run has {key} {was}, asked is {wanted}; name another folder"
+        )
+
+
 def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """`tensors` with `prefix` and a dot before each name."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}

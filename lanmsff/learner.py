@@ -26,6 +26,10 @@ class Learner:
         model_options: keyword arguments of `LANMSFF`.
         epochs: of the whole run.
         seed: of the initial weights, the augmentation, the order of the images and dropout.
+        start: a network whose weights are begun with instead of random ones.
+
+    Raises:
+        ValueError: `start` is another network than `model_options` say.
 
     Attributes:
         model: the network that is trained.
@@ -47,10 +51,14 @@ class Learner:
         precision: str,
         speed: Speed,
         processes: Alone,
+        start: LANMSFF | None = None,
     ):
         self.recipe, self.seed, self.device, self.processes = recipe, seed, device, processes
         torch.manual_seed(seed)
-        model = processes.share_statistics(LANMSFF(**model_options))
+        model = LANMSFF(**model_options)
+        if start:
+            _begin_with(start, model)
+        model = processes.share_statistics(model)
         self.model = to_device(model, device, speed.channels_last)
         if processes.rank:  # other faces, other dropout
             torch.manual_seed(seed + processes.rank * 2**32)
@@ -136,3 +144,12 @@ class Learner:
         torch.set_rng_state(states["cpu"])
         if self.device.type == "cuda" and "cuda" in states:  # not in a run begun on a CPU
             torch.cuda.set_rng_state(states["cuda"], self.device)
+
+
+def _begin_with(start: LANMSFF, model: LANMSFF) -> None:
+    """Copy the weights of a network that may differ in its dropout, which has none."""
+    theirs, ours = ({**each.config, "dropout": None} for each in (start, model))
+    if others := [key for key in ours if theirs[key] != ours[key]]:
+        raise ValueError("the weights to start with are of another network: " + ", ".join(
+            f"{key} {theirs[key]!r}, not {ours[key]!r}" for key in others))
+    model.load_state_dict(start.state_dict())

@@ -60,7 +60,7 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{device.type.upper()} {platform.machine()}, {cores} cores"
+    return f"{device.type.upper()} {platform.machine()}, {cores} core{'s' * (cores != 1)}"
 
 
 def write_record(path: str | Path, record: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ from lanmsff.processes import Alone
 from lanmsff.recipes import pick_recipe
 from lanmsff.results import environment, git_commit, write_record
 from lanmsff.step import Speed, cudnn_benchmark
-from lanmsff.weights import save_weights
+from lanmsff.weights import load_weights, save_weights
 
 BEST, LAST, RECORD = "best.safetensors", "last.safetensors", "record.json"
 NOT_FINITE = "not-finite.json"
@@ -61,6 +61,8 @@ class Run:
         epochs: ends the run earlier or later than the recipe's number of epochs.
         seed: of the initial weights, the augmentation, the order of the images and dropout.
         resume: go on with the run in `out` if there is one.
+        start: weights to begin with instead of random ones; see `load_weights`. The optimizer and
+            the schedule begin anew.
         changes: settings of the recipe that are to be others, by name; see `Recipe`.
         speed: what is used to be fast.
         processes: those that train together; `out` must be the same folder for all of them.
@@ -69,6 +71,7 @@ class Run:
     Raises:
         RunError: a split is missing, `out` holds a run and `resume` is not set, or it holds a
             run of something else.
+        ValueError: a setting that cannot be, or `start` is of another network or other classes.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Run:
         epochs: int | None = None,
         seed: int = 0,
         resume: bool = False,
+        start: str | Path | None = None,
         changes: dict[str, Any] | None = None,
         speed: Speed = Speed(),
         processes: Alone = Alone(),
@@ -114,6 +118,9 @@ class Run:
             "data_sha256": faces.sha256,
             "counts": faces.meta["counts"],
         }
+        first = load_weights(start, faces.classes) if start else None
+        if first:
+            self.asked["start"] = {"weights": Path(start).name, "sha256": first.sha256}
         train, val = faces.subset("train"), faces.subset("val")
         for name, split in (("train", train), ("val", val)):
             if len(split) < processes.count:
@@ -123,6 +130,7 @@ class Run:
         self.learner = Learner(
             train, self.recipe, self.asked["model"], epochs=self.epochs, seed=seed, device=device,
             precision=precision, speed=speed, processes=processes,
+            start=first.model if first else None,
         )  # fmt: skip
         self.steps = self.learner.steps  # in an epoch
         self.names = train.name
@@ -396,13 +404,7 @@ class Run:
         if not resume:
             raise RunError(f"{self.out}: holds a run; add --resume to go on, or name another folder")
         header, tensors = checkpoint.read_checkpoint(self.out)
-        asked, asked_then = json.loads(json.dumps(self.asked)), header["asked"]
-        for key in asked | asked_then:
-            if asked.get(key) != asked_then.get(key):
-                raise RunError(
-                    f"{self.out}: this run has {key} {asked_then.get(key)}, "
-                    f"asked is {asked.get(key)}; name another folder"
-                )
+        checkpoint.refuse_another(self.out, header["asked"], json.loads(json.dumps(self.asked)))
         return header, tensors
 
     def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ as one JSON text under the key `lanmsff`:
     dataset, accuracy, version, commit ...   where the weights come from
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +32,14 @@ HEADER = "lanmsff"
 
 @dataclass(frozen=True)
 class Weights:
-    """A network as read from disk: the model (in evaluation mode, on the CPU) and its header."""
+    """A network as read from disk: the model (in evaluation mode, on the CPU) and its header.
+
+    `sha256` is that of the file.
+    """
 
     model: LANMSFF
     info: dict[str, Any]
+    sha256: str
 
     @property
     def classes(self) -> list[str]:
@@ -108,7 +113,7 @@ def load_weights(path: str | Path, classes: list[str] | None = None) -> Weights:
             f"{path}: weights for the classes {', '.join(names)}; "
             f"the data has {', '.join(classes)}"
         )
-    return Weights(model.eval(), info)
+    return Weights(model.eval(), info, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def find_weights(name: str | Path) -> Path:

@@ -42,6 +42,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--epochs", type=positive, help="at most; default: the recipe's")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--start",
+        metavar="WEIGHTS",
+        help="begin with these instead of random weights: a run's folder (its best epoch), a "
+        ".safetensors file, or the name of shipped weights",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument(
         "--max-minutes", type=positive, metavar="M", help="stop cleanly after M minutes"
@@ -85,6 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         epochs=arguments.epochs,
         seed=arguments.seed,
         resume=arguments.resume,
+        start=arguments.start,
         changes=dict(arguments.set),
         speed=Speed(**dict.fromkeys(arguments.without, False)),
         processes=processes,
