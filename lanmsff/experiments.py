@@ -66,6 +66,7 @@ class Job:
     seed: int
     epochs: int | None  # None: the recipe's
     changes: tuple[tuple[str, Any], ...] = ()  # settings of the recipe that are others, sorted
+    start: str | None = None  # name of the weights that it begins with; None: random ones
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -75,7 +76,7 @@ class Job:
     @property
     def folder(self) -> Path:
         """Where it lives, below the folder of all runs; the same for equal jobs only."""
-        others = (*self.options, *self.changes)
+        others = (*self.options, *self.changes, *([("start", self.start)] if self.start else []))
         options = "-".join(f"{key}={value}" for key, value in others) or "full"
         parts = [f"fold{self.fold}" if self.fold else "", f"seed{self.seed}"]
         parts.append(f"epochs{self.epochs}" if self.epochs else "")
@@ -101,13 +102,17 @@ class Arm:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is trained and compared, and why. The first arm is what the others are compared with."""
+    """What is trained and compared, and why. The first arm is what the others are compared with.
+
+    `start` names shipped weights that every training begins with, instead of random ones.
+    """
 
     reason: str
     data: str
     recipe: str
     arms: dict[str, Arm]
     seeds: tuple[int, ...] = (0, 1, 2)
+    start: str | None = None
 
     def jobs(self, arm: str, epochs: int | None = None) -> list[Job]:
         """The jobs of one arm, by seed and then by fold."""
@@ -119,8 +124,8 @@ class Experiment:
             # the authors' code drew a permutation for each network that it built
             drawn = {"permutation_seed": seed} if options.get("mixing") == "permutation" else {}
             chosen = tuple(sorted({**options, **drawn}.items()))
-            jobs += [Job(self.data, self.recipe, protocol, fold, chosen, seed, epochs, changes)
-                     for fold in folds]
+            jobs += [Job(self.data, self.recipe, protocol, fold, chosen, seed, epochs, changes,
+                         self.start) for fold in folds]
         return jobs
 
     @property
@@ -199,6 +204,11 @@ EXPERIMENTS = {
     "ferplus-short": Experiment(
         "FERPlus as far as a machine without a GPU gets.",
         "ferplus", "short", _ONE, seeds=(0,),
+    ),
+    "ferplus-continued": Experiment(
+        "The short schedule once more, from the weights that it gave: what do warm restarts "
+        "(Loshchilov and Hutter 2017) bring where a longer schedule takes too long?",
+        "ferplus", "short", _ONE, seeds=(0,), start="ferplus",
     ),
     "fer2013-paper": Experiment(
         "Does 70.44 % on FER-2013 reproduce? PrivateTest is scored by networks that PublicTest "

@@ -115,6 +115,8 @@ def gather(
         "jobs_done": len(done),
         "jobs_all": len(jobs),
         "recipe": experiment.recipe,
+        "start": experiment.start and {"weights": experiment.start,
+                                       "sha256": next(iter(done.values()))["start"]},
         "settings": asdict(pick_recipe(experiment.recipe)) | ({"epochs": epochs} if epochs else {}),
         "data": {key: {**{field: faces.meta[field] for field in ("dataset", "rule", "classes")},
                        "sha256": setting.hashes[key], "people_known": faces.subject is not None}

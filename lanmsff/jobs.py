@@ -172,6 +172,7 @@ def _asked(job: Job, setting: Setting) -> dict[str, Any]:
         "job": asdict(job) | {"options": dict(job.options), "changes": dict(job.changes)},
         "settings": asdict(pick_recipe(job.recipe, dict(job.changes))),
         "data": {name: setting.hashes[name] for name in job.sets},
+        "start": load_weights(job.start).sha256 if job.start else None,
     }
 
 
@@ -187,7 +188,7 @@ def _run(job: Job, setting: Setting) -> Outcome:
             raise ValueError(f"{setting.data_dir / name}.npz: other faces than when the grid began")
     faces, test_rows = divide(sets[job.data], job.protocol, job.fold)
     run = Run(faces, job.recipe, folder, device=device, precision=precision, epochs=job.epochs,
-              seed=job.seed, resume=True, changes=dict(job.changes),
+              seed=job.seed, resume=True, start=job.start, changes=dict(job.changes),
               **dict(job.options))  # fmt: skip
     trained = None
     if run.finished:  # earlier: what is recorded is where it was trained, not where it is scored

@@ -13,6 +13,8 @@ import torch
 
 from lanmsff.data import replacing
 
+# what PyTorch multiplies with on a CPU, which decides how a sum is rounded
+INSTRUCTIONS = ("neon", "sve", "avx2", "avx512_f", "avx512_bf16", "avx512_fp16", "amx_bf16")
 PACKAGES = ("torch", "numpy", "safetensors", "scikit-learn")
 # a list of numbers as `json` indents it; a text cannot look like it, for it has no line breaks
 _NUMBER = r"(?:-?\d[\d.eE+-]*|null)"
@@ -43,13 +45,18 @@ def git_commit() -> str | None:
 
 
 def environment(device: torch.device, precision: str) -> dict[str, Any]:
-    """What a figure depends on besides its seed: versions, device, threads, precision, commit."""
+    """What a figure depends on besides its seed: versions, device, threads, precision, commit.
+
+    The same seed on a processor with other instructions is another training; see the chapter "What
+    a number is worth".
+    """
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         "lanmsff": package_version(),
         "commit": git_commit(),
         "device": device_name(device),
+        **({"processor": processor_name()} if device.type == "cpu" else {}),
         "precision": precision,
         "threads": torch.get_num_threads(),
     }
@@ -61,6 +68,14 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{device.type.upper()} {platform.machine()}, {cores} core{'s' * (cores != 1)}"
+
+
+def processor_name() -> str:
+    """The CPU in words: "Intel Xeon: avx2, avx512_f, avx512_bf16, amx_bf16"."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older PyTorch
+        return torch.backends.cpu.get_cpu_capability()
+    found = torch.cpu.get_capabilities()
+    return f"{found['cpu_name']}: {', '.join(name for name in INSTRUCTIONS if found.get(name))}"
 
 
 def write_record(path: str | Path, record: dict[str, Any]) -> None:

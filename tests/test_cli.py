@@ -50,6 +50,7 @@ def test_train(trained):
     assert record["epochs"] == 1 and record["finished"] == "1 epochs done"
     assert record["asked"]["seed"] == 3 and record["asked"]["dataset"] == "toy"
     assert record["environment"]["device"].startswith("CPU")
+    assert record["environment"]["processor"]
     assert torch.__version__.startswith(record["environment"]["torch"])
     best = record["best"]
     assert f"best epoch 1: validation accuracy {best['val_accuracy']:.2%}" in output

@@ -1,5 +1,6 @@
 """Grids: jobs in processes and on a Dask cluster, what is lost when one dies, and their records."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 from data_prep.__main__ import main as data_prep
+from lanmsff import LANMSFF
 from lanmsff import grid as grid_module
 from lanmsff import jobs as jobs_module
 from lanmsff import train as train_module
@@ -27,7 +29,7 @@ from lanmsff.grid import hashes, run_grid
 from lanmsff.jobs import Outcome, Setting, divide, load_logits, run_job, state
 from lanmsff.report import report
 from lanmsff.results import read_record
-from lanmsff.weights import load_weights
+from lanmsff.weights import load_weights, save_weights
 
 CPU = torch.device("cpu")
 ARMS = {"full": Arm(), "last": Arm(weights="last"), "cut": Arm(options={"multi_scale": False})}
@@ -180,6 +182,25 @@ def test_a_recipe_with_changes_is_judged_on_validation_faces(setting, faces):
         found = record["arms"][label]["tests"]["posefaces"]["parts"]["all"]
         assert found["n"] == len(val)
         assert found["accuracy"]["mean"] == (logits.argmax(1).numpy() == val.labels).mean()
+
+
+def test_a_job_that_begins_with_shipped_weights(undisturbed, setting, tmp_path, monkeypatch):
+    """A record that began with others by that name does not count."""
+    shipped = tmp_path / "toy.safetensors"
+    first = undisturbed.folder(TOY.jobs("full", 1)[0])
+    shipped.write_bytes((first / "last.safetensors").read_bytes())
+    monkeypatch.setattr("lanmsff.weights.PRETRAINED", tmp_path)
+    experiment = replace(TOY, arms={"full": Arm()}, seeds=(0,), start="toy")
+    (job,) = experiment.jobs("full", 1)
+    assert job not in TOY.jobs("full", 1) and run_job(job, setting).state == "recorded"
+
+    origin = load_weights(setting.folder(job)).info
+    sha256 = hashlib.sha256(shipped.read_bytes()).hexdigest()
+    assert origin["start"] == {"weights": "toy", "sha256": sha256}
+    assert gather("continued", experiment, setting, 1)["start"] == origin["start"]
+
+    save_weights(LANMSFF(3), shipped, ["sad", "glad", "calm"], {})
+    assert state(job, setting) != "recorded"
 
 
 def test_a_finished_job_is_not_run_again(undisturbed, monkeypatch):
