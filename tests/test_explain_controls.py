@@ -1,0 +1,214 @@
+"""Sanity checks of maps, the controls, and maps of a trained network against the controls."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from lanmsff import LANMSFF
+from lanmsff.data import FaceSet
+from lanmsff.explain import cam
+from lanmsff.explain.controls import (
+    centre_maps,
+    edge_maps,
+    random_maps,
+    swapped_maps,
+    untrained,
+)
+from lanmsff.explain.faithfulness import (
+    CONTROLS,
+    KINDS,
+    perturbation_scores,
+    sanity_scores,
+    table,
+)
+from lanmsff.explain.perturbation import STEPS, probabilities
+from lanmsff.explain.sanity import (
+    CASCADE,
+    cascade,
+    mirror_agreement,
+    rank_correlation,
+    turned_pairs,
+)
+from lanmsff.weights import load_weights, pretrained_names
+
+SIDE = 32
+
+
+# --- sanity
+
+
+def test_rank_correlation_is_spearmans():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 6, 8, 8))
+    first[:3] = first[:3].clip(0)  # with ties
+    expected = [spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(first, second)]
+    np.testing.assert_allclose(rank_correlation(first, second), expected)
+    np.testing.assert_allclose(rank_correlation(first, first), 1)
+    np.testing.assert_allclose(rank_correlation(first, np.exp(-second)), -np.array(expected))
+    second[2] = 0.5
+    assert np.isnan(rank_correlation(first, second)).tolist() == [k == 2 for k in range(6)]
+    with pytest.raises(ValueError, match="cannot be compared"):
+        rank_correlation(first, second[:2])
+
+
+def test_mirror_agreement():
+    images = torch.rand(4, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(mirror_agreement(edge_maps, images), 1, atol=1e-4)
+    fixed = random_maps(4, SIDE, cells=SIDE)  # looks at the same places whatever it sees
+    agreement = mirror_agreement(lambda _: fixed, images)
+    np.testing.assert_allclose(agreement, rank_correlation(fixed, fixed[..., ::-1]))
+    assert abs(agreement).max() < 0.2
+
+
+def test_cascade_forgets_from_the_head_down(trained):
+    before = copy.deepcopy(trained.state_dict())
+    stages = dict(cascade(trained, seed=4))
+    assert tuple(stages) == CASCADE == ("head", "block4", "block3", "block2", "block1")
+    fresh = untrained(trained, seed=4).state_dict()
+    forgotten = ()
+    for part, network in stages.items():
+        forgotten += (part,)
+        assert not network.training
+        for name, tensor in network.state_dict().items():
+            wanted = fresh if name.startswith(forgotten) else before
+            assert torch.equal(tensor, wanted[name]), (part, name)
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), trained.state_dict().values()))
+
+
+def test_maps_change_with_what_they_depend_on(trained, planted):
+    images, labels, _ = planted(6, seed=2)
+    maps = {name: KINDS[name](trained, images, labels.numpy()) for name in KINDS}
+    found = {key: value for _, part in sanity_scores(trained, images, labels.numpy(), maps)
+             for key, value in part.items()}  # fmt: skip
+    assert set(found) == {(name, measure) for name in KINDS
+                          for measure in ("mirrored", *(f"without {p}" for p in CASCADE))}
+    assert found["exact map", "without head"].max() < 0.9
+    for name in ("Grad-CAM", "exact map"):
+        assert np.nanmean(found[name, "without block1"]) < 0.5
+    # attention does not see what comes after it
+    np.testing.assert_allclose(found["MassAtt, block 4", "without head"], 1)
+    assert found["MassAtt, block 4", "without block4"].max() < 0.99
+    np.testing.assert_allclose(found["MassAtt, block 2", "without block3"], 1)
+    assert found["MassAtt, block 2", "without block2"].max() < 0.99
+
+
+def test_turned_pairs(toy_faces):
+    faces = toy_faces(train=0, val=0, test=8)
+    columns = {
+        "subject": np.array(list("aaabbbaa")),
+        "yaw": np.array([0, 10, 20, 0, 10, 30, 10, 20], np.float32),
+        "session": np.array(list("AAAAAABB")),
+    }
+    labels = np.array([0, 0, 0, 1, 2, 1, 0, 0])
+    faces = FaceSet(**{**vars(faces), **columns, "labels": labels})
+    assert [rows.tolist() for rows in turned_pairs(faces, 10)] == [[0, 1, 6], [1, 2, 7]]
+    assert [rows.tolist() for rows in turned_pairs(faces, 30)] == [[3], [5]]
+    assert [rows.tolist() for rows in turned_pairs(faces, 90)] == [[], []]
+    with pytest.raises(ValueError, match="toy does not say who is seen"):
+        turned_pairs(toy_faces(), 10)
+
+
+# --- controls
+
+
+def test_controls_are_maps():
+    images = torch.rand(5, 1, 64, 64)
+    for maps in (random_maps(5), centre_maps(5), edge_maps(images)):
+        assert maps.shape == (5, 64, 64) and maps.dtype == np.float32
+        assert maps.min() >= 0 and maps.max() <= 1
+    np.testing.assert_array_equal(random_maps(5), random_maps(5))
+    assert abs(rank_correlation(random_maps(50), random_maps(50, seed=1)).mean()) < 0.1
+    assert abs(rank_correlation(random_maps(50)[1:], random_maps(50)[:-1]).mean()) < 0.1
+    row, column = np.unravel_index(centre_maps(1)[0].argmax(), (64, 64))
+    assert row in (31, 32) and column in (31, 32)
+
+
+def test_edges_are_where_the_brightness_changes():
+    images = torch.zeros(2, 1, SIDE, SIDE)
+    images[1, 0, :, 20:] = 1
+    flat, step = edge_maps(images)
+    assert (flat == 0).all()  # the other image of the batch does not leak in
+    assert set(step.argmax(axis=1)) <= {19, 20} and step[:, :14].max() < 1e-3
+
+
+def test_swapped_maps_come_from_somebody_else():
+    people = np.array(list("aabbbc"))
+    own = np.arange(6.0)[:, None, None] * np.ones((1, 2, 2))
+    found = {tuple(swapped_maps(own, people, seed)[:, 0, 0].astype(int)) for seed in range(20)}
+    assert len(found) > 10
+    assert all((people[list(rows)] != people).all() for rows in found)
+    with pytest.raises(ValueError, match="at least two groups"):
+        swapped_maps(own, np.zeros(6))
+
+
+def test_untrained_is_another_network_of_the_same_kind():
+    model = LANMSFF(3, mixing="permutation", permutation_seed=5, selection=False).eval()
+    state = torch.get_rng_state()
+    fresh = untrained(model, seed=1)
+    assert torch.equal(state, torch.get_rng_state())
+    assert fresh.config == model.config and not fresh.training
+    images = torch.rand(2, 1, SIDE, SIDE)
+    assert not torch.allclose(fresh(images), model(images), atol=1e-3)
+    assert torch.equal(fresh(images), untrained(model, seed=1)(images))
+
+
+# --- a trained network against the controls
+
+
+def gains(model, images, groups, kinds):
+    """Scores of maps for the predicted classes, as `table` gives them: (map, measure) -> row."""
+    targets = probabilities(model, images).argmax(1).numpy()
+    maps = {name: make(model, images, targets) for name, make in kinds.items()}
+    values = {}
+    for _, found, curves in perturbation_scores(model, images, targets, maps):
+        values |= found
+        assert {curve.shape for curve in curves.values()} == {(len(images), STEPS + 1)}
+    count = len(images)
+    faces = FaceSet(
+        images=np.zeros((count, 1, 1), np.uint8), labels=targets, split=np.full(count, "test"),
+        name=np.arange(count).astype(str), subject=groups,
+        meta={"dataset": "", "rule": "", "sources": {}, "classes": list("abcdefg")},
+    )  # fmt: skip
+    return {(row["map"], row["measure"]): row for row in table(values, faces)}
+
+
+def test_maps_of_a_trained_network_beat_the_random_map(trained, planted):
+    images, labels, where = planted(24, seed=1)
+    assert (probabilities(trained, images).argmax(1) == labels).float().mean() > 0.95
+    kinds = {
+        "exact map": KINDS["exact map"],
+        "block 2": lambda model, x, targets: cam(model, x, targets, layer="block2").numpy(),
+        "truth": lambda *_: where.astype(np.float32),
+    }
+    controls = {name: CONTROLS[name] for name in ("random", "edges")}
+    rows = gains(trained, images, np.arange(24).astype(str), kinds | controls)
+    for name in kinds:
+        for measure in ("deletion", "insertion", "ROAD"):
+            row = rows[name, measure]
+            assert 0.05 < row["gain_low"] < row["gain"] < row["gain_high"], (name, measure)
+            assert row["low"] < row["mean"] < row["high"] and row["faces"] == 24
+            near = rows["truth", measure]["mean"]
+            assert row["mean"] == pytest.approx(near, abs=0.1), (name, measure)
+    for measure in ("deletion", "insertion", "ROAD"):
+        assert "gain" not in rows["random", measure]
+        assert rows["edges", measure]["gain"] < 0  # smoothing wipes these stripes out
+
+
+def test_maps_of_the_shipped_network_beat_the_random_map():
+    if "posefaces" not in pretrained_names():
+        pytest.skip("the weights 'posefaces' are not shipped yet")
+    from data_prep.kdef import load_posefaces
+    from lanmsff.augment import resize, to_float
+
+    faces = load_posefaces().subset("test")
+    drawn = np.random.default_rng(0).choice(len(faces), 42, replace=False)
+    faces = faces.select(drawn)
+    images = to_float(resize(torch.from_numpy(faces.images)))
+    model = load_weights("posefaces", faces.classes).model
+    rows = gains(model, images, faces.subject, {
+        "Grad-CAM": KINDS["Grad-CAM"], "random": CONTROLS["random"]})  # fmt: skip
+    for measure in ("deletion", "insertion"):
+        assert rows["Grad-CAM", measure]["gain_low"] > 0, rows["Grad-CAM", measure]
