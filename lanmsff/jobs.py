@@ -236,5 +236,5 @@ def _logits(weights: Weights, faces: FaceSet, device: torch.device, precision: s
 def _in_words(record: dict[str, Any]) -> str:
     run, scores = record["run"], record["scores"]["best"]["tests"]
     test = scores[record["job"]["data"]]["parts"]["all"]
-    return (f"{test['accuracy']:.2%} of {test['n']:,} test faces, {run['epochs']} epochs, "
+    return (f"{test['accuracy']:.2%} of {test['n']:,} faces, {run['epochs']} epochs, "
             f"{run['seconds'] / 60:.1f} min")  # fmt: skip
