@@ -114,7 +114,8 @@ def pick_recipe(name: str, changes: dict[str, Any] | None = None) -> Recipe:
     known = {field.name for field in fields(Recipe)} - {"epochs"}  # an argument of its own
     for key, value in (changes or {}).items():
         if key not in known:
-            raise ValueError(f"recipe {name}: no setting {key!r}; there are {', '.join(known)}")
+            raise ValueError(f"recipe {name}: no setting {key!r}; there are "
+                             f"{', '.join(sorted(known))}")
         _check(key, value, getattr(recipe, key))
     return replace(recipe, **(changes or {}))
 

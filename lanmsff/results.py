@@ -75,7 +75,8 @@ def processor_name() -> str:
     if not hasattr(torch.cpu, "get_capabilities"):  # an older PyTorch
         return torch.backends.cpu.get_cpu_capability()
     found = torch.cpu.get_capabilities()
-    return f"{found['cpu_name']}: {', '.join(name for name in INSTRUCTIONS if found.get(name))}"
+    cpu = found.get("cpu_name") or platform.machine()
+    return f"{cpu}: {', '.join(name for name in INSTRUCTIONS if found.get(name))}"
 
 
 def write_record(path: str | Path, record: dict[str, Any]) -> None:
