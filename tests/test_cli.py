@@ -115,7 +115,7 @@ def test_evaluate_a_file_on_another_split(trained, capsys):
     [
         ((), ("train", "evaluate")),
         (("train",), ("--data", "--recipe", "--out", "--epochs", "--seed", "--device", "--resume",
-                      "--precision", "paper", "short")),
+                      "--start", "--precision", "paper", "short")),
         (("evaluate",), ("--weights", "--data", "--split", "--json", "--device", "--precision")),
     ],
 )  # fmt: skip

@@ -7,17 +7,15 @@ import torch
 
 from lanmsff.device import PRECISIONS, pick_device, pick_precision
 
+WEIGHTS = "a run's folder (its best epoch), a .safetensors file, or the name of shipped weights"
+
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="what data_prep wrote (.npz)")
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--weights",
-        required=True,
-        help="a run's folder (its best epoch), a .safetensors file, or the name of shipped weights",
-    )
+    parser.add_argument("--weights", required=True, help=WEIGHTS)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from lanmsff.commands.arguments import add_data, add_device, device_and_precision, positive
+from lanmsff.commands.arguments import (
+    WEIGHTS,
+    add_data,
+    add_device,
+    device_and_precision,
+    positive,
+)
 from lanmsff.data import FaceSet
 from lanmsff.device import be_deterministic
 from lanmsff.processes import join
@@ -45,8 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--start",
         metavar="WEIGHTS",
-        help="begin with these instead of random weights: a run's folder (its best epoch), a "
-        ".safetensors file, or the name of shipped weights",
+        help=f"begin with these instead of random weights: {WEIGHTS}",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument(
