@@ -208,7 +208,7 @@ EXPERIMENTS = {
     "ferplus-continued": Experiment(
         "The short schedule once more, from the weights that it gave: what do warm restarts "
         "(Loshchilov and Hutter 2017) bring where a longer schedule takes too long?",
-        "ferplus", "short", _ONE, seeds=(0,), start="ferplus",
+        "ferplus", "short", _ONE, seeds=(0,), start="ferplus-8epochs",
     ),
     "fer2013-paper": Experiment(
         "Does 70.44 % on FER-2013 reproduce? PrivateTest is scored by networks that PublicTest "
