@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data_prep import duplicates
 from data_prep.output import add_output_arguments, check_output, write
 from data_prep.sources import BadRows, Source, open_source
+from lanmsff import duplicates
 from lanmsff.data import SPLITS, DataError, FaceSet
 
 CLASSES = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]

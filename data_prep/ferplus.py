@@ -22,9 +22,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data_prep import duplicates, fer2013
+from data_prep import fer2013
 from data_prep.output import add_output_arguments, check_output, write
 from data_prep.sources import BadRows, Source, open_source
+from lanmsff import duplicates
 from lanmsff.data import DataError, FaceSet
 
 CLASSES = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import entropy
 
-from data_prep.duplicates import group_identical
 from lanmsff.data import MARKS, SPLITS, DataError, FaceSet
+from lanmsff.duplicates import group_identical
 from lanmsff.results import write_record
 
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator
-from matplotlib.transforms import Bbox
+from matplotlib.transforms import Bbox, Transform, offset_copy
 
 from lanmsff.evaluate import accuracy_interval
 from lanmsff.plots import BLACK, BLUE, COLORS, MARKERS, ORANGE
@@ -110,6 +110,8 @@ def show_costs(
 ) -> Figure:
     """Estimates against what they cost, in panels side by side that share the upright axis.
 
+    Points of the same cost, such as two trainings of one network, stand beside each other.
+
     Args:
         points: text of a panel's lower axis -> its estimates; those without a cost are left out.
         y: text of the upright axis.
@@ -123,12 +125,12 @@ def show_costs(
     )
     shown = [[point for point in panel if point.cost is not None] for panel in points.values()]
     for axis, x, panel in zip(axes[0], points, shown):
-        for point in panel:
+        axis.set(xscale="log", xlabel=x)
+        for point, place in zip(panel, _places(axis, panel)):
             color, marker = looks[point.kind]
             if point.interval:
-                axis.plot([point.cost] * 2, point.interval, color=color, lw=2.5)
-            axis.plot(point.cost, point.value, marker, color=color, ms=6)
-        axis.set(xscale="log", xlabel=x)
+                axis.plot([point.cost] * 2, point.interval, color=color, lw=2.5, transform=place)
+            axis.plot(point.cost, point.value, marker, color=color, ms=6, transform=place)
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("")
@@ -225,14 +227,23 @@ def _name_kinds(figure: Figure, looks: Mapping[str, tuple[str, str]]) -> None:
         figure.legend(handles, looks, loc="outside upper center", ncols=min(len(looks), 4))
 
 
+def _places(axis: Axes, points: Sequence[Estimate]) -> list[Transform]:
+    """From data to the canvas for each point, those of the same cost moved apart sideways."""
+    costs = [point.cost for point in points]
+    nth = [costs[:k].count(cost) for k, cost in enumerate(costs)]
+    shifts = [8 * (k - (costs.count(cost) - 1) / 2) for k, cost in zip(nth, costs)]
+    return [offset_copy(axis.transData, axis.figure, x, units="points") for x in shifts]
+
+
 def _name_points(axis: Axes, points: Sequence[Estimate]) -> None:
     """Write each label where it covers no point, interval or other label, if there is a place."""
-    taken = [_pixels(axis, point) for point in points]
-    for point in sorted(points, key=lambda point: -point.value):
+    places = _places(axis, points)
+    taken = [_pixels(place, point) for point, place in zip(points, places)]
+    for point, place in sorted(zip(points, places), key=lambda pair: -pair[0].value):
         for offset, side in _PLACES:
             text = axis.annotate(
-                point.label, (point.cost, point.value), offset, textcoords="offset points",
-                ha=side, va="center", fontsize=LABEL_SIZE, color=BLACK,
+                point.label, (point.cost, point.value), offset, xycoords=place,
+                textcoords="offset points", ha=side, va="center", fontsize=LABEL_SIZE, color=BLACK,
             )  # fmt: skip
             text.set_in_layout(False)
             box = text.get_window_extent()
@@ -244,8 +255,8 @@ def _name_points(axis: Axes, points: Sequence[Estimate]) -> None:
         taken.append(box)
 
 
-def _pixels(axis: Axes, point: Estimate) -> Bbox:
+def _pixels(place: Transform, point: Estimate) -> Bbox:
     """The box of a point and its interval on the canvas."""
     low, high = point.interval or (point.value, point.value)
-    ends = axis.transData.transform([(point.cost, low), (point.cost, high)])
+    ends = place.transform([(point.cost, low), (point.cost, high)])
     return Bbox(ends).padded(4)

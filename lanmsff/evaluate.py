@@ -19,6 +19,7 @@ from lanmsff.augment import resize, to_float
 from lanmsff.data import MARKS, FaceSet
 from lanmsff.device import autocast, to_device
 from lanmsff.folding import folded
+from lanmsff.intervals import bootstrap_over_groups
 
 BATCH_SIZE = 32  # on a CPU, where larger ones leave its caches
 GPU_BATCH_SIZE = 2048
@@ -144,6 +145,8 @@ def subsets(faces: FaceSet) -> Iterator[tuple[str, np.ndarray]]:
 def evaluate(faces: FaceSet, logits: Tensor) -> dict[str, Any]:
     """The `score` of every part of `faces` that is not empty, by name; see `subsets`.
 
+    Where people are known, `accuracy_over_people_95` stands beside the interval over faces.
+
     Args:
         faces: N faces, usually one split.
         logits: float (N, K), of these faces in their order.
@@ -154,8 +157,23 @@ def evaluate(faces: FaceSet, logits: Tensor) -> dict[str, Any]:
     wanted = (len(faces), len(faces.classes))
     if tuple(logits.shape) != wanted:
         raise ValueError(f"logits have shape {tuple(logits.shape)}, the faces need {wanted}")
+    correct = logits.argmax(1).numpy() == faces.labels
     return {
         name: score(logits[torch.from_numpy(mask)], faces.labels[mask], faces.classes)
+        | over_people(correct[mask], faces.subject[mask] if faces.subject is not None else None)
         for name, mask in subsets(faces)
         if mask.any()
     }
+
+
+def over_people(correct: np.ndarray, subject: np.ndarray | None) -> dict[str, list[float]]:
+    """`accuracy_over_people_95` of N faces by the bootstrap over people; empty if there are none.
+
+    Args:
+        correct: bool (N,).
+        subject: (N,), the person of each face; None where people are not known.
+    """
+    if subject is None or len(np.unique(subject)) < 2:
+        return {}
+    low, high = bootstrap_over_groups(correct, subject)
+    return {"accuracy_over_people_95": [float(low), float(high)]}

@@ -296,7 +296,7 @@ def select_jobs(
         epochs: instead of the recipe's.
 
     Raises:
-        ValueError: no such key or value.
+        ValueError: no such key or value, or a key twice.
     """
     known = {
         "arm": list(experiment.arms),
@@ -310,6 +310,8 @@ def select_jobs(
         key, _, values = text.partition("=")
         if key not in known:
             raise ValueError(f"--only {text}: expected {' or '.join(f'{k}=...' for k in known)}")
+        if wanted[key] is not known[key]:
+            raise ValueError(f"--only {text}: {key} is there twice; several values: {key}=A,B")
         wanted[key] = values.split(",")
         if unknown := [value for value in wanted[key] if value not in known[key]]:
             raise ValueError(f"--only {text}: no {key} {unknown[0]!r}; there are "

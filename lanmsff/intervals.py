@@ -1,4 +1,4 @@
-"""Confidence intervals of what is measured on several faces of the same person.
+"""Confidence intervals: of what is measured on several faces of the same person, of differences.
 
 Two faces of one person are not two independent observations, so people are drawn again, each with
 all of their faces, and not faces (the cluster bootstrap: Davison and Hinkley 1997, section 3.8).
@@ -53,6 +53,24 @@ def bootstrap_over_groups(
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(found, [tail, 1 - tail], axis=0)
     return low, high
+
+
+def difference_interval(
+    value: float, interval: tuple[float, float], other: float, other_interval: tuple[float, float]
+) -> tuple[float, float]:
+    """95 % interval (low, high) of `value` minus `other`, which were measured independently.
+
+    Of two accuracies with their Wilson intervals it is method 10 of Newcombe (Statistics in Medicine
+    17 (1998) 873): the distances to the ends that pull the same way are squared and added.
+
+    Args:
+        value, interval: a number and the (low, high) of its own 95 % interval, in any unit.
+        other, other_interval: the other one, in the same unit.
+    """
+    (low, high), (other_low, other_high) = interval, other_interval
+    apart = value - other
+    return (float(apart - np.hypot(value - low, other_high - other)),
+            float(apart + np.hypot(high - value, other - other_low)))
 
 
 def _rows(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:

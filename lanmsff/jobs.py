@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 from lanmsff.calibration import fit_temperature
 from lanmsff.data import FaceSet, replacing
 from lanmsff.device import pick_device, pick_precision
+from lanmsff.duplicates import group_identical, leaked_from
 from lanmsff.evaluate import predict
 from lanmsff.experiments import DATA, FOLDED, FOLDS, Job
 from lanmsff.folds import person_independent, random_k_fold
@@ -101,17 +103,27 @@ def divide(faces: FaceSet, protocol: str, fold: int | None = None) -> tuple[Face
     rows = np.concatenate([train, val, test])
     split = np.repeat(["train", "val", "test"], [len(train), len(val), len(test)])
     chosen = faces.select(rows)
+    leaked = chosen.leaked_from
+    if leaked is not None and protocol == "exchanged":
+        leaked = leaked_from(group_identical(chosen.images), split)
+    elif leaked is not None and protocol == "watched":  # the set's own validation faces are not used
+        leaked = np.where(leaked == "train", leaked, "")
     meta = {key: value for key, value in chosen.meta.items() if key != "counts"}
-    return replace(chosen, split=split, meta=meta), test
+    return replace(chosen, split=split, leaked_from=leaked, meta=meta), test
 
 
 def recorded(job: Job, setting: Setting) -> dict[str, Any] | None:
-    """The record of a job that is done as it would be done now, else None."""
+    """The record of a job that is done as it would be done now, else None.
+
+    A job whose files are damaged is not done: it is scored again, from its weights.
+    """
+    folder = setting.folder(job)
     try:
-        record = read_record(setting.folder(job) / JOB)
-    except (FileNotFoundError, NotADirectoryError):
+        record = read_record(folder / JOB)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    return record if _asked(job, setting).items() <= record.items() else None
+    same = isinstance(record, dict) and _asked(job, setting).items() <= record.items()
+    return record if same and is_zipfile(folder / LOGITS) else None
 
 
 def state(job: Job, setting: Setting) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lanmsff.calibration import calibration
 from lanmsff.data import FaceSet
-from lanmsff.evaluate import accuracy_interval, evaluate
+from lanmsff.evaluate import accuracy_interval, evaluate, over_people
 
 
 def report(faces: FaceSet, logits: Tensor, temperature: float) -> dict[str, Any]:
@@ -29,21 +29,23 @@ def report(faces: FaceSet, logits: Tensor, temperature: float) -> dict[str, Any]
         "calibration_scaled": calibration(logits / temperature, faces.labels),
     }
     if faces.yaw is not None:
-        found["yaw"] = by_yaw(faces.yaw, logits.argmax(1).numpy() == faces.labels)
+        found["yaw"] = by_yaw(faces, logits.argmax(1).numpy() == faces.labels)
     return found
 
 
-def by_yaw(yaw: np.ndarray, correct: np.ndarray) -> list[dict[str, Any]]:
+def by_yaw(faces: FaceSet, correct: np.ndarray) -> list[dict[str, Any]]:
     """For each yaw of N faces, ascending: `yaw` in degrees, `n`, `correct`, `accuracy` and its
-    95 % Wilson interval.
+    95 % Wilson interval `accuracy_95`; where people are known, `accuracy_over_people_95` as well.
 
     Args:
-        yaw: (N,), degrees.
+        faces: N faces whose yaw is known.
         correct: bool (N,).
     """
     rows = []
-    for angle in np.unique(yaw):
-        n, right = int((yaw == angle).sum()), int(correct[yaw == angle].sum())
+    for angle in np.unique(faces.yaw):
+        mine = faces.yaw == angle
+        n, right = int(mine.sum()), int(correct[mine].sum())
+        people = over_people(correct[mine], faces.subject[mine] if faces.subject is not None else None)
         rows.append({"yaw": float(angle), "n": n, "correct": right, "accuracy": right / n,
-                     "accuracy_95": accuracy_interval(right, n)})  # fmt: skip
+                     "accuracy_95": accuracy_interval(right, n), **people})  # fmt: skip
     return rows

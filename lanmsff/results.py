@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,12 @@ def package_version() -> str:
         return "source"
 
 
+@cache
 def git_commit() -> str | None:
-    """The commit of the source tree, with "+changes" if it differs; None outside of git."""
+    """The commit of the source tree when this was first asked for, with "+changes" if it differs.
+
+    None outside of git, and where the package is installed inside of another project's repository.
+    """
 
     def git(*words: str) -> str:
         here = Path(__file__).parent
@@ -38,6 +43,7 @@ def git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         commit = git("rev-parse", "HEAD")
         return commit + ("+changes" if git("status", "--porcelain", "--", "..") else "")
     except (OSError, subprocess.CalledProcessError):

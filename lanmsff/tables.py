@@ -28,12 +28,13 @@ def load_results(folder: str | Path) -> dict[str, dict[str, Any]]:
 def single_run(record: dict[str, Any]) -> dict[str, Any]:
     """What `python -m lanmsff evaluate` recorded of one network, in the form of `gather.summary`.
 
-    The intervals are Wilson's, over faces; `per_class` and `confusion` are of all faces. Such a
-    record has no calibration.
+    The intervals are over people where the record has these, else Wilson's, over faces; `per_class`
+    and `confusion` are of all faces. Such a record has no calibration.
     """
 
     def renamed(scores: dict[str, Any]) -> dict[str, Any]:
-        share, interval = scores["accuracy"], scores["accuracy_95"]
+        share = scores["accuracy"]
+        interval = scores.get("accuracy_over_people_95", scores["accuracy_95"])
         spread = {"mean": share, "over_faces_95": interval, "over_networks_95": None}
         return {"n": scores["n"], "accuracy": spread}
 

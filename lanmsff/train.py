@@ -97,6 +97,7 @@ class Run:
         self.recipe = pick_recipe(recipe, changes)
         self.epochs = epochs or self.recipe.epochs
         self.device, self.precision, self.seed = device, precision, seed
+        git_commit()  # now, since the tree may change while a long run goes on
         self.speed, self.processes = speed, processes
         self.classes = faces.classes
         # What a resumed run must have in common with the one that it goes on with; a schedule that

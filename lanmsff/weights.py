@@ -87,7 +87,8 @@ def load_weights(path: str | Path, classes: list[str] | None = None) -> Weights:
 
     Raises:
         FileNotFoundError: nothing by that name.
-        ValueError: not weights of this package, or weights for other classes than `classes`.
+        ValueError: not weights of this package, values that are not finite, or weights for other
+            classes than `classes`.
     """
     path = find_weights(path)
     try:
@@ -96,6 +97,9 @@ def load_weights(path: str | Path, classes: list[str] | None = None) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a safetensors file ({error}); no other is read") from None
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(f"{path}: {broken[0]} holds values that are not finite numbers")
     if header is None:
         raise ValueError(f"{path}: safetensors without the header '{HEADER}': not our weights")
     try:

@@ -146,6 +146,11 @@ def test_filters_that_cannot_be(only, message):
         select_jobs(TOY, [only])
 
 
+def test_a_filter_given_twice_is_refused():
+    with pytest.raises(ValueError, match="--only arm=b: arm is there twice"):
+        select_jobs(TOY, ["arm=a", "arm=b"])
+
+
 def test_there_are_folds_only_where_there_are_folds():
     with pytest.raises(ValueError, match="expected arm=... or seed=...$"):
         select_jobs(EXPERIMENTS["ferplus-paper"], ["fold=1"])

@@ -13,6 +13,7 @@ from lanmsff import LANMSFF
 from lanmsff.__main__ import main
 from lanmsff.augment import resize, to_float
 from lanmsff.commands.explain import COLUMNS
+from lanmsff.data import FaceSet
 from lanmsff.explain import attention, cam
 from lanmsff.explain.sanity import CASCADE, rank_correlation
 from lanmsff.intervals import bootstrap_over_groups
@@ -152,6 +153,17 @@ def test_a_set_with_marks_of_poses(folder, tmp_path, capsys):
 
 def content(folder):
     return {p.relative_to(folder): p.is_file() and p.read_bytes() for p in folder.rglob("*")}
+
+
+def test_one_yaw_and_no_attention_leave_no_figure_by_yaw(folder, tmp_path):
+    """Nothing to compare with Grad-CAM, and no face that has turned."""
+    faces = FaceSet.load(folder / "turned.npz")
+    replace(faces, yaw=np.zeros(12, np.float32)).save(tmp_path / "front.npz")
+    save_weights(LANMSFF(3, attention="none"), tmp_path / "w.safetensors", CLASSES, {})
+    words = ("--data", tmp_path / "front.npz", "--weights", tmp_path / "w.safetensors")
+    assert run(*words, "--out", tmp_path / "out", "--sample", 2) == 0
+    names = {"faces.png", "means.png", "curves.png", "faithfulness.csv", "record.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,15 @@ def test_a_file_that_differs_is_not_kept(exported, tmp_path, monkeypatch):
     assert (tmp_path / "w.onnx").stat().st_size == path.stat().st_size
 
 
+def test_a_network_whose_logits_are_no_numbers_is_not_kept(exported, tmp_path):
+    weights, _, _ = exported
+    broken = copy.deepcopy(weights.model)
+    broken.head.bias.data[0] = torch.nan
+    with pytest.raises(ValueError, match="not written: .* by nan"):
+        export_onnx(Weights(broken, weights.info, ""), tmp_path / "w.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("content", [None, b"", b"text"])
 def test_no_onnx_file(content, tmp_path):
     path = tmp_path / "w.onnx"

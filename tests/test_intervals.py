@@ -1,10 +1,11 @@
-"""The bootstrap over people: against SciPy where both apply, and where drawing faces is wrong."""
+"""Intervals: against SciPy and published cases, and where drawing faces is wrong."""
 
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from lanmsff.intervals import bootstrap_over_groups
+from lanmsff.evaluate import accuracy_interval
+from lanmsff.intervals import bootstrap_over_groups, difference_interval
 
 
 def test_groups_of_one_are_the_plain_bootstrap():
@@ -88,3 +89,11 @@ def test_the_seed_decides():
 def test_refused(values, groups, message):
     with pytest.raises(ValueError, match=message):
         bootstrap_over_groups(values, groups)
+
+
+def test_the_difference_of_a_known_case():
+    """56 of 70 minus 48 of 80: Newcombe, Statistics in Medicine 17 (1998) 873, table II, method 10."""
+    shares = [(k / n, accuracy_interval(k, n)) for k, n in ((56, 70), (48, 80))]
+    found = difference_interval(*shares[0], *shares[1])
+    assert found == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert difference_interval(*shares[1], *shares[0]) == pytest.approx((-found[1], -found[0]))

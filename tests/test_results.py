@@ -1,12 +1,17 @@
 """The environment in a record."""
 
 import platform
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 
+from lanmsff import results
 from lanmsff.results import device_name, environment, processor_name
 
+ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 
 
@@ -31,3 +36,25 @@ def test_the_processor_under_an_older_pytorch(monkeypatch):
 def test_one_core_is_not_cores(cores, words, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: cores, raising=False)
     assert device_name(CPU) == f"CPU {platform.machine()}, {words}"
+
+
+def test_the_commit_is_this_project_s_and_no_other_s(tmp_path, monkeypatch):
+    """Inside of another repository, as an installed package is, there is none to tell."""
+
+    def git(*words):
+        names = ["-c", "user.name=A", "-c", "user.email=a@b"]
+        subprocess.run(["git", *names, "-C", tmp_path, *words], check=True, capture_output=True)
+
+    (tmp_path / "lanmsff").mkdir()
+    copy = Path(shutil.copy(ROOT / "lanmsff" / "results.py", tmp_path / "lanmsff"))
+    monkeypatch.setattr(results, "__file__", str(copy))
+    ask = results.git_commit.__wrapped__
+    assert ask() is None
+    git("init")
+    git("commit", "--allow-empty", "-m", "a thesis")
+    assert ask() is None
+    git("add", "lanmsff")
+    git("commit", "-m", "the source")
+    assert len(ask()) == 40
+    copy.write_text("changed")
+    assert ask().endswith("+changes")

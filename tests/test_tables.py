@@ -39,7 +39,7 @@ def test_a_single_run_has_the_form_of_a_summary(toy_faces):
     logits[range(40), faces.labels] += 1
     expected = summary(Answers(faces, ("seed 0",), logits[None], logits[None]))
     scores = evaluate(faces, logits)
-    rows = by_yaw(faces.yaw, logits.argmax(1).numpy() == faces.labels)
+    rows = by_yaw(faces, logits.argmax(1).numpy() == faces.labels)
     found = single_run({"scores": scores, "yaw": rows})
     assert set(expected) - set(found) == {"networks", "calibration", "calibration_scaled"}
     assert found["confusion"] == expected["confusion"]
@@ -54,6 +54,15 @@ def test_a_single_run_has_the_form_of_a_summary(toy_faces):
         assert ours["accuracy"].keys() < theirs["accuracy"].keys()
     wilson = scores["pose30"]["accuracy_95"]
     assert found["parts"]["pose30"]["accuracy"]["over_faces_95"] == wilson
+
+
+def test_the_interval_of_a_single_run_is_over_people_where_they_are_known(toy_faces):
+    faces = replace(toy_faces(train=0, val=0, test=40), subject=np.repeat(list("abcde"), 8))
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32))
+    expected = summary(Answers(faces, ("seed 0",), logits[None], logits[None]))
+    found = single_run({"scores": evaluate(faces, logits), "yaw": None})
+    ours, theirs = (one["parts"]["all"]["accuracy"]["over_faces_95"] for one in (found, expected))
+    assert ours == pytest.approx(theirs)
 
 
 def test_a_single_run_of_faces_whose_yaw_is_not_known(toy_faces):

@@ -154,6 +154,8 @@ def without_metadata(path):
         (replaced(info=lambda i: i | {"config": {"num_classes": 7}}), "no LANMSFF.*size mismatch"),
         (replaced(info=lambda i: i | {"config": {"num_classes": "3"}}), "no LANMSFF"),
         (replaced(tensors=lambda t: {"head.bias": t["head.bias"]}), "no LANMSFF.*Missing"),
+        (replaced(tensors=lambda t: t | {"head.bias": t["head.bias"] * torch.nan}),
+         "head.bias holds values that are not finite"),
         (replaced(tensors=lambda t: t | {"more": torch.ones(1)}), "no LANMSFF.*more"),
         (replaced(info=lambda i: i | {"classes": CLASSES[:2]}), "header does not fit.*classes"),
         (replaced(info=lambda i: i | {"classes": None}), "no LANMSFF|header does not fit"),

@@ -31,6 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> None:
     device, precision = device_and_precision(arguments)
     faces = FaceSet.load(arguments.data)
+    sha256 = faces.sha256
     weights = load_weights(arguments.weights, faces.classes)
     faces = faces.subset(arguments.split)
     if not len(faces):
@@ -39,23 +40,26 @@ def run(arguments: argparse.Namespace) -> None:
     mirror = weights.mirror if arguments.mirror is None else arguments.mirror
     logits = predict(weights.model, images, device, precision, progress=True, mirror=mirror)
     scores = evaluate(faces, logits)
+    over = "accuracy_95" if faces.subject is None else "accuracy_over_people_95"
+    print(f"95 % intervals over {'faces' if faces.subject is None else 'people'}")
     for name, part in scores.items():
-        low, high = part["accuracy_95"]
+        low, high = part.get(over, part["accuracy_95"])
         print(
             f"{name:24} {part['accuracy']:7.2%}  [{low:.2%}, {high:.2%}]  "
             f"macro-F1 {part['macro_f1']:.4f}  n {part['n']}"
         )
     yaw = None
     if faces.yaw is not None:
-        yaw = by_yaw(faces.yaw, logits.argmax(1).numpy() == faces.labels)
+        yaw = by_yaw(faces, logits.argmax(1).numpy() == faces.labels)
         for row in yaw:
-            low, high = row["accuracy_95"]
+            low, high = row.get(over, row["accuracy_95"])
             name = f"yaw {row['yaw']:g}"
             print(f"{name:24} {row['accuracy']:7.2%}  [{low:.2%}, {high:.2%}]  n {row['n']}")
     if arguments.json:
         record = {
-            "weights": {"file": find_weights(arguments.weights).name, **weights.info},
-            "data": {**faces.meta, "split": arguments.split},
+            "weights": {"file": find_weights(arguments.weights).name, "sha256": weights.sha256,
+                        **weights.info},
+            "data": {**faces.meta, "split": arguments.split, "sha256": sha256},
             "mirror": mirror,
             "scores": scores,
             "yaw": yaw,

@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     started = monotonic()
     device = pick_device(arguments.device)
     faces = FaceSet.load(arguments.data)
+    sha256 = faces.sha256
     weights = load_weights(arguments.weights, faces.classes)
     faces = faces.subset(arguments.split)
     if not len(faces):
@@ -101,17 +102,10 @@ def run(arguments: argparse.Namespace) -> None:
     values, curves = _sampled(model, images[drawn], targets[drawn], sampled)
     rows += table(values, sample)
 
-    plots.use_style()
-    figures = {
-        "faces.png": _faces(sample, images[drawn], scores[drawn], sampled),
-        "means.png": _means(faces, images, means),
-        "curves.png": _curves(sample, curves),
-    }
-    if faces.yaw is not None:
-        figures["views.png"] = _views(rows)
     record = {
-        "weights": {"file": find_weights(arguments.weights).name, **weights.info},
-        "data": {**faces.meta, "split": arguments.split},
+        "weights": {"file": find_weights(arguments.weights).name, "sha256": weights.sha256,
+                    **weights.info},
+        "data": {**faces.meta, "split": arguments.split, "sha256": sha256},
         "sample": sample.name.tolist(),
         "seed": SEED,
         "rows": rows,
@@ -120,7 +114,14 @@ def run(arguments: argparse.Namespace) -> None:
         "seconds": round(monotonic() - started, 1),
         "environment": environment(device, "float32"),
     }
-    _write(arguments.out, rows, figures, record)
+    _write(arguments.out, rows, record)
+
+    plots.use_style()
+    _draw(arguments.out / "faces.png", _faces(sample, images[drawn], scores[drawn], sampled))
+    _draw(arguments.out / "means.png", _means(faces, images, means))
+    _draw(arguments.out / "curves.png", _curves(sample, curves))
+    if panels := _by_yaw(rows):
+        _draw(arguments.out / "views.png", _views(panels))
     _print(rows, len(faces), len(sample))
 
 
@@ -271,8 +272,11 @@ def _mean_curve(curve: np.ndarray, people: np.ndarray) -> Means:
     return Means(np.linspace(0, 1, curve.shape[1]), mean, low, high)
 
 
-def _views(rows: list[dict[str, Any]]) -> Figure:
-    """Agreement of attention with Grad-CAM, and of maps with those of turned faces, by yaw."""
+def _by_yaw(rows: list[dict[str, Any]]) -> dict[str, dict[str, Means]]:
+    """Agreement of attention with Grad-CAM, and of maps with those of turned faces: measure -> map.
+
+    Empty where no yaw is known, or where there is nothing to compare.
+    """
     panels: dict[str, dict[str, Means]] = {}
     by_yaw = [row for row in rows if row["part"].startswith("yaw") and row["mean"] is not None]
     for measure in dict.fromkeys(row["measure"] for row in by_yaw):
@@ -286,6 +290,10 @@ def _views(rows: list[dict[str, Any]]) -> Figure:
                     (float(row["part"].removeprefix("yaw")), row["mean"], *bounds)
                 )
         panels[measure] = {name: Means(*np.array(of).T) for name, of in found.items()}
+    return panels
+
+
+def _views(panels: dict[str, dict[str, Means]]) -> Figure:
     figure = plots.show_curves(panels, "yaw (degrees)", "rank correlation")
     figure.axes[0].set_xticks(np.arange(-90, 91, 45))
     return figure
@@ -294,19 +302,20 @@ def _views(rows: list[dict[str, Any]]) -> Figure:
 # --- what is left
 
 
-def _write(
-    out: Path, rows: list[dict[str, Any]], figures: dict[str, Figure], record: dict[str, Any]
-) -> None:
-    for name, figure in figures.items():
-        with replacing(out / name) as aside:
-            figure.savefig(aside, format="png", dpi=150, bbox_inches="tight")
-        plt.close(figure)
+def _draw(path: Path, figure: Figure) -> None:
+    with replacing(path) as aside:
+        figure.savefig(aside, format="png", dpi=150, bbox_inches="tight")
+    plt.close(figure)
+    print(path)
+
+
+def _write(out: Path, rows: list[dict[str, Any]], record: dict[str, Any]) -> None:
     with replacing(out / "faithfulness.csv") as aside, open(aside, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
     write_record(out / "record.json", record)
-    for name in (*figures, "faithfulness.csv", "record.json"):
+    for name in ("faithfulness.csv", "record.json"):
         print(out / name)
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import duplicates, ferplus
+from data_prep import ferplus
 from data_prep.__main__ import main
 from data_prep.kdef import load_posefaces
 from data_prep.statistics import compare, describe, describe_votes, statistics
+from lanmsff import duplicates
 from lanmsff.data import DataError, FaceSet
 
 RECORD = Path(__file__).resolve().parents[2] / "results" / "data-statistics.json"

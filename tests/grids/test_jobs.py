@@ -5,6 +5,7 @@ import json
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from toy_grid import TOY, figures
@@ -57,6 +58,25 @@ def test_exchanged_means_val_for_test(faces):
     divided, _ = divide(faces, "exchanged")
     assert (divided.subset("val").name == faces.subset("test").name).all()
     assert (divided.subset("test").name == faces.subset("val").name).all()
+
+
+def test_leaked_means_other_faces_when_splits_change_their_roles(faces):
+    """Test and validation faces that are equal: a leak both ways, and none for `watched`."""
+    images = faces.images.copy()
+    train, val, test = (np.flatnonzero(faces.split == split) for split in ("train", "val", "test"))
+    images[test[0]] = images[val[0]]
+    images[test[1]] = images[train[0]]
+    leaked = faces.leaked_from.copy()
+    leaked[test[:2]] = "val", "train"
+    twins = replace(faces, images=images, leaked_from=leaked)
+
+    exchanged, rows = divide(twins, "exchanged")
+    marked = exchanged.subset("test").leaked_from != ""
+    assert rows[marked].tolist() == [val[0]]
+    watched, rows = divide(twins, "watched")
+    marked = watched.subset("test").leaked_from != ""
+    assert rows[marked].tolist() == [row for row in test if leaked[row] == "train"]
+    assert (divide(twins, "split")[0].leaked_from == leaked).all()
 
 
 def test_validation_scores_the_validation_faces_and_no_test_face(faces):
@@ -141,6 +161,20 @@ def test_a_finished_job_is_not_run_again(undisturbed, monkeypatch):
         assert state(job, undisturbed) == "recorded"
         outcome = run_job(job, undisturbed)
         assert outcome.state == "recorded" and "of 12 faces, 1 epochs" in outcome.note
+
+
+@pytest.mark.parametrize("name", ["job.json", "logits.npz"])
+@pytest.mark.parametrize("content", [b"{", b"[]", None])
+def test_a_job_with_a_damaged_file_is_scored_again(name, content, undisturbed):
+    job = TOY.jobs("full", 1)[0]
+    path = undisturbed.folder(job) / name
+    before = figures(job, undisturbed)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    assert state(job, undisturbed) != "recorded"
+    assert run_job(job, undisturbed).state == "recorded"
+    assert figures(job, undisturbed) == before
 
 
 def test_scoring_a_run_again_leaves_where_it_was_trained(undisturbed, monkeypatch):
