@@ -218,9 +218,11 @@ def render(runs: list[Run], root: Path = ROOT) -> Path:
     """
     build, doctrees = root / "_build", root / "_build" / ".doctrees"
     fill_cache(runs, root)
-    for run in runs:
-        if run.fresh:  # Sphinx compares the .md only; new outputs must be read as well
-            (doctrees / f"{run.name}.doctree").unlink(missing_ok=True)
+    for run in runs:  # Sphinx compares the .md only; new outputs must be read as well
+        doctree = doctrees / f"{run.name}.doctree"
+        kept = executed_path(root, run.name)
+        if doctree.is_file() and doctree.stat().st_mtime_ns <= kept.stat().st_mtime_ns:
+            doctree.unlink()
     command = "from jupyter_book.cli.main import main; main()"
     options = ["build", ".", "-W", "-n", "--keep-going"]
     done = subprocess.run(

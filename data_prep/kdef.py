@@ -35,6 +35,7 @@ CLASSES = list(CODES.values())
 YAWS = {"FR": -90, "HR": -45, "S": 0, "HL": 45, "FL": 90}
 PARTS = ("main", "sweep")
 FOLDS, SEED = 5, 0  # of the default split: the first of FOLDS person-independent folds
+PEOPLE = 70  # in KDEF and in the main part of PoseFaces
 SIDE = 80  # pixels: that of PoseFaces, which is kept as it is; the network takes 64
 BLACK = 10  # a picture with a lower mean grey shows nobody
 
@@ -326,6 +327,11 @@ def run(args: argparse.Namespace) -> None:
     for split in SPLITS:
         people = np.unique(faces.subject[faces.split == split])
         print(f"  {split}: {len(people)} people: {', '.join(people)}")
+    people, sittings = (len(set(zip(*columns))) for columns in (
+        [faces.subject], [faces.subject, faces.session]))
+    if (people, sittings) != (PEOPLE, 2 * PEOPLE):
+        print(f"warning: {people} people in {sittings} sittings; all of KDEF, and of PoseFaces, is "
+              f"{PEOPLE} in {2 * PEOPLE}")
     for name in faces.meta["black"]:
         print(f"black, left out: {name}")
     for what, count in faces.meta["passed_over"].items():

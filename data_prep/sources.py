@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import lzma
 import os
 import tarfile
 import zipfile
@@ -22,8 +23,8 @@ from lanmsff.data import DataError
 MAX_BYTES = 2**30  # of one file in a source; FER-2013 as a csv has 301 MB
 _DEPTH = 4  # folders below the source that are looked into: DIR/fer2013/train/angry/*.jpg
 _CLUTTER = {"thumbs.db", "desktop.ini"}
-_DAMAGE = (EOFError, NotImplementedError, zlib.error, gzip.BadGzipFile, tarfile.TarError,
-           zipfile.BadZipFile)
+_DAMAGE = (EOFError, NotImplementedError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
+           tarfile.TarError, zipfile.BadZipFile)
 
 
 @dataclass
@@ -87,7 +88,8 @@ def open_source(path: str | Path) -> Iterator[Source]:
                 sizes = {name: member.size for name, member in members.items()}
                 yield _source(path, sizes, lambda name: archive.extractfile(members[name]))
         elif path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz"):
-            raise DataError(f"{path}: a damaged or cut-off archive; fetch it again")
+            raise DataError(f"{path}: a damaged or cut-off archive, fetch it again; or a single "
+                            "packed file, unpack it first")
         else:
             yield _source(path, {path.name: path.stat().st_size}, lambda name: path.open("rb"))
     except _DAMAGE as error:

@@ -27,7 +27,7 @@ from lanmsff.data import FaceSet
 from lanmsff.evaluate import Predictor
 from lanmsff.model import LANMSFF
 from lanmsff.results import environment
-from lanmsff.step import Speed
+from lanmsff.step import Speed, cudnn_benchmark
 from lanmsff.train import Run
 from lanmsff.weights import load_weights, save_weights
 
@@ -209,7 +209,12 @@ def _library_training(
               changes={"batch_size": batch})  # fmt: skip
     run.model.train()
     items = torch.arange(batch, device=device)
-    return lambda: run.train_step(items)
+
+    def step() -> None:
+        with cudnn_benchmark(speed.benchmark):  # as in an epoch of `Run`
+            run.train_step(items)
+
+    return step
 
 
 def _inference_calls(

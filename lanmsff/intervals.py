@@ -2,6 +2,8 @@
 
 Two faces of one person are not two independent observations, so people are drawn again, each with
 all of their faces, and not faces (the cluster bootstrap: Davison and Hinkley 1997, section 3.8).
+With few people its percentile interval is short: of 14 it holds the truth in about 91 % of the
+cases (the chapter "What a number is worth" measures that).
 """
 
 from collections.abc import Callable

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,7 +62,9 @@ class Learner:
         model = processes.share_statistics(model)
         self.model = to_device(model, device, speed.channels_last)
         if processes.rank:  # other faces, other dropout
-            torch.manual_seed(seed + processes.rank * 2**32)
+            # mixed, since the generator of a CPU takes no more than 32 bits of a seed
+            mixed = np.random.SeedSequence((seed, processes.rank)).generate_state(1)
+            torch.manual_seed(int(mixed[0]))
         self.average = Average(self.model, recipe.average) if recipe.average else None
         captured = can_capture(device, speed, processes.count)
         self.optimizer = make_optimizer(self.model, recipe, speed.fused, capturable=captured)

@@ -129,7 +129,7 @@ def _check(key: str, value: Any, now: Any) -> None:
         good, wanted = isinstance(value, bool), "true or false"
     elif key in ("batch_size", "plateau_patience", "stop_patience"):
         whole = isinstance(value, int) and not isinstance(value, bool)
-        least = 1 if key == "batch_size" else 0
+        least = 0 if key == "plateau_patience" else 1
         good = (whole and value >= least) or (value is None and key == "stop_patience")
         wanted = f"a whole number of at least {least}"
     else:

@@ -169,5 +169,6 @@ class CapturedStep:
         # gradients must be allocated anew by the capture, in the memory of the graph
         self.step.optimizer.zero_grad(set_to_none=True)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # the stream of a capture is one of the current GPU, which need not be the one that trains
+        with torch.cuda.device(self.items.device), torch.cuda.graph(self.graph):
             self.result = self.step(self.items)

@@ -330,9 +330,9 @@ class Run:
             if self.best is epoch:
                 save_weights(self.learner.scored_model, self.out / BEST, self.classes, origin)
             save_weights(self.learner.scored_model, self.out / LAST, self.classes, origin)
-        self._save_checkpoint()
-        if self.processes.first:
+            # before the checkpoint, after which a finished run is not taken up again
             write_record(self.out / RECORD, self.record())
+        self._save_checkpoint()
         if progress:
             tqdm.write(
                 f"epoch {self.epoch}: loss {loss:.4f}, accuracy {accuracy:.4f}; validation loss "

@@ -13,6 +13,7 @@ from lanmsff.__main__ import main
 from lanmsff.bench import bench, compare, noise, take_turns
 from lanmsff.commands.bench import table
 from lanmsff.results import read_record
+from lanmsff.step import Speed
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -52,6 +53,17 @@ def test_turns_alternate_and_short_calls_are_repeated(clock):
 def test_turns_end_with_the_time_but_not_before_three(seconds, turns, clock):
     calls = {"plain": lambda: clock.tick(2), "library": lambda: clock.tick(1)}
     assert len(take_turns(calls, CPU, seconds)["library"]) == turns
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_training_is_timed_with_what_an_epoch_switches_on(wanted, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        module.Run, "train_step", lambda run, items: seen.append(torch.backends.cudnn.benchmark)
+    )
+    speed = Speed(benchmark=wanted)
+    module._library_training(2, CPU, "float32", tmp_path, speed)()
+    assert seen == [wanted] and not torch.backends.cudnn.benchmark
 
 
 def test_compare_takes_medians_and_pairs_the_turns():

@@ -48,6 +48,7 @@ def test_changes():
         ("paper", {"learning_rate": True}, "learning_rate: True is not a number"),
         ("paper", {"batch_size": 0}, "batch_size: 0 is not a whole number of at least 1"),
         ("paper", {"batch_size": 2.0}, "batch_size: 2.0 is not a whole number"),
+        ("paper", {"stop_patience": 0}, "stop_patience: 0 is not a whole number of at least 1"),
         ("paper", {"test_mirror": 1}, "test_mirror: 1 is not true or false"),
         ("paper", {"schedule": "step"}, "schedule: 'step' is not plateau or cosine"),
         ("paper", {"augmentation": None}, "augmentation: None is not offline or online or views"),

@@ -122,6 +122,18 @@ def test_a_changed_library_brings_new_outputs_to_the_unchanged_page(root):
     assert outputs_on_page(root, "one") == ["'the word is second, the profile quick'"]
 
 
+def test_new_outputs_are_rendered_after_a_build_that_failed_elsewhere(root):
+    """The chapter that is unchanged now was executed by the build that failed."""
+    build.build(root)
+    (root / "lanmsff" / "word.txt").write_text("second")
+    write(root, "two", "```{code-cell} ipython3\n1 / 0\n```\n")
+    assert build.main([], root) == 2
+    write(root, "two", "```{code-cell} ipython3\n1 + 1\n```\n")
+    build.build(root)
+    assert times_run(root) == 2
+    assert outputs_on_page(root, "one") == ["'the word is second, the profile quick'"]
+
+
 def test_a_failing_cell_is_named_and_earlier_results_are_kept(root, capsys):
     build.build(root)
     kept = build.executed_path(root, "book/one").read_bytes()

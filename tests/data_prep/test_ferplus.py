@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep import duplicates, ferplus
+from data_prep import ferplus
 from data_prep.__main__ import main
 from data_prep.sources import BadRows
 from lanmsff.data import FaceSet

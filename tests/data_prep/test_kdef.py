@@ -192,6 +192,7 @@ def test_the_command_writes_and_says_what_is_in_it(tmp_path, capsys, expected):
     assert f"black, left out: {BLACK_NAME}" in printed
     assert "passed over: 3 files" in printed
     assert "test: 1 people: " in printed
+    assert "warning: " in printed and "all of KDEF, and of PoseFaces, is 70 in 140" in printed
     faces = FaceSet.load(out)
     assert_same(faces, expected)
     assert faces.meta == expected.meta and faces.meta["dataset"] == "KDEF"

@@ -59,6 +59,17 @@ def test_training_imports_only_what_it_uses():
     assert done.returncode == 0 and "none.npz: No such file" in done.stderr, done.stderr
 
 
+def test_every_process_drops_other_features(start, toy_faces, tmp_path):
+    """On a CPU too, whose generator takes only 32 bits of a seed."""
+    drawn = []
+    for rank in range(3):
+        alone = Alone()
+        alone.rank = rank
+        start(toy_faces(), tmp_path / str(rank), processes=alone)
+        drawn.append(torch.rand(8).tolist())
+    assert len(set(map(tuple, drawn))) == 3
+
+
 def test_fewer_faces_than_processes(start, toy_faces, tmp_path):
     with pytest.raises(RunError, match="fewer faces than processes in split 'val'"):
         start(toy_faces(val=2), tmp_path / "run", processes=one_of(3, 0))

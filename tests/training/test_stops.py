@@ -192,6 +192,27 @@ def test_a_full_disk(
     assert differences(run.out, undisturbed().out) == []
 
 
+def test_a_disk_that_is_full_when_the_last_record_is_written(
+    start, toy_faces, tmp_path, monkeypatch
+):
+    """The epoch is done again, and its record is there in the end."""
+    run = start(toy_faces(), tmp_path / "run")
+    write = train.write_record
+
+    def full(path, record):
+        if record.get("epochs") == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "write_record", full)
+        with pytest.raises(RunError, match="cannot be written"):
+            run.train(progress=False)
+    start(toy_faces(), run.out, resume=True).train(progress=False)
+    record = read_record(run.out / "record.json")
+    assert record["epochs"] == 2 and record["finished"]
+
+
 @POSIX
 def test_a_file_that_the_system_does_not_let_grow(toy_faces, tmp_path):
     """A limit of the system in place of a full disk; the weights fit (1.5 MB), no checkpoint."""
@@ -208,7 +229,7 @@ def test_a_file_that_the_system_does_not_let_grow(toy_faces, tmp_path):
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: run: cannot be written (") and "Traceback" not in done.stderr
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "best.safetensors", "last.safetensors", "run.lock"
+        "best.safetensors", "last.safetensors", "record.json", "run.lock"
     }  # fmt: skip
 
 
