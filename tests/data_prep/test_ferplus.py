@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from data_prep import ferplus
 from data_prep.__main__ import main
 from data_prep.sources import BadRows
+from lanmsff import duplicates
 from lanmsff.data import FaceSet
 
 NAMES = [f"fer{1000 + row:07d}.png" for row in range(28)]  # names are no row numbers
