@@ -131,10 +131,13 @@ def show_costs(
             if point.interval:
                 axis.plot([point.cost] * 2, point.interval, color=color, lw=2.5, transform=place)
             axis.plot(point.cost, point.value, marker, color=color, ms=6, transform=place)
+            # what is drawn beside its place does not count for the limits by itself
+            axis.update_datalim([(point.cost, y) for y in (point.value, *(point.interval or ()))])
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("")
-        axis.margins(x=0.2, y=0.1)
+        axis.margins(x=0.3, y=0.1)
+        axis.autoscale_view()
         axis.grid(color="0.9")
         axis.set_axisbelow(True)
     axes[0, 0].set_ylabel(y)

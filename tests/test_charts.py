@@ -126,6 +126,9 @@ def test_costs_are_on_a_log_axis_and_points_without_one_are_left_out():
     assert intervals == [((0.36, 0.36), (85.7, 88.1)), ((0.36, 0.36), (78.0, 82.5))]
     assert first.get_xscale() == "log" and first.get_xlabel() == "millions"
     columns = [line.get_window_extent().x0 for line in first.lines if len(line.get_xdata()) == 2]
+    for line in first.lines:
+        center = line.get_window_extent()
+        assert first.bbox.contains(center.x0, center.y0) and first.bbox.contains(center.x1, center.y1)
     assert columns[1] - columns[0] > 5  # the same cost: side by side, and no interval hidden
     assert {text.get_text() for text in first.texts} == {"paper", "ours", "a peer"}
     assert first.get_ylim() == second.get_ylim()
