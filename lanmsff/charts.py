@@ -126,7 +126,7 @@ def show_costs(
     shown = [[point for point in panel if point.cost is not None] for panel in points.values()]
     for axis, x, panel in zip(axes[0], points, shown):
         axis.set(xscale="log", xlabel=x)
-        for point, place in zip(panel, _places(axis, panel)):
+        for point, place in zip(panel, _beside(axis, panel)):
             color, marker = looks[point.kind]
             if point.interval:
                 axis.plot([point.cost] * 2, point.interval, color=color, lw=2.5, transform=place)
@@ -230,7 +230,7 @@ def _name_kinds(figure: Figure, looks: Mapping[str, tuple[str, str]]) -> None:
         figure.legend(handles, looks, loc="outside upper center", ncols=min(len(looks), 4))
 
 
-def _places(axis: Axes, points: Sequence[Estimate]) -> list[Transform]:
+def _beside(axis: Axes, points: Sequence[Estimate]) -> list[Transform]:
     """From data to the canvas for each point, those of the same cost moved apart sideways."""
     costs = [point.cost for point in points]
     nth = [costs[:k].count(cost) for k, cost in enumerate(costs)]
@@ -240,7 +240,7 @@ def _places(axis: Axes, points: Sequence[Estimate]) -> list[Transform]:
 
 def _name_points(axis: Axes, points: Sequence[Estimate]) -> None:
     """Write each label where it covers no point, interval or other label, if there is a place."""
-    places = _places(axis, points)
+    places = _beside(axis, points)
     taken = [_pixels(place, point) for point, place in zip(points, places)]
     for point, place in sorted(zip(points, places), key=lambda pair: -pair[0].value):
         for offset, side in _PLACES:

@@ -160,20 +160,22 @@ def evaluate(faces: FaceSet, logits: Tensor) -> dict[str, Any]:
     correct = logits.argmax(1).numpy() == faces.labels
     return {
         name: score(logits[torch.from_numpy(mask)], faces.labels[mask], faces.classes)
-        | over_people(correct[mask], faces.subject[mask] if faces.subject is not None else None)
+        | over_people(faces, correct, mask)
         for name, mask in subsets(faces)
         if mask.any()
     }
 
 
-def over_people(correct: np.ndarray, subject: np.ndarray | None) -> dict[str, list[float]]:
-    """`accuracy_over_people_95` of N faces by the bootstrap over people; empty if there are none.
+def over_people(faces: FaceSet, correct: np.ndarray, mask: np.ndarray) -> dict[str, list[float]]:
+    """`accuracy_over_people_95` of a part of N faces, by the bootstrap over people.
+
+    Empty where people are not known, or all faces of the part are of one.
 
     Args:
         correct: bool (N,).
-        subject: (N,), the person of each face; None where people are not known.
+        mask: bool (N,), the part.
     """
-    if subject is None or len(np.unique(subject)) < 2:
+    if faces.subject is None or len(np.unique(faces.subject[mask])) < 2:
         return {}
-    low, high = bootstrap_over_groups(correct, subject)
+    low, high = bootstrap_over_groups(correct[mask], faces.subject[mask])
     return {"accuracy_over_people_95": [float(low), float(high)]}

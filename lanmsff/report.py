@@ -45,7 +45,7 @@ def by_yaw(faces: FaceSet, correct: np.ndarray) -> list[dict[str, Any]]:
     for angle in np.unique(faces.yaw):
         mine = faces.yaw == angle
         n, right = int(mine.sum()), int(correct[mine].sum())
-        people = over_people(correct[mine], faces.subject[mine] if faces.subject is not None else None)
         rows.append({"yaw": float(angle), "n": n, "correct": right, "accuracy": right / n,
-                     "accuracy_95": accuracy_interval(right, n), **people})  # fmt: skip
+                     "accuracy_95": accuracy_interval(right, n),
+                     **over_people(faces, correct, mine)})  # fmt: skip
     return rows

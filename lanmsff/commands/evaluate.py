@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     mirror = weights.mirror if arguments.mirror is None else arguments.mirror
     logits = predict(weights.model, images, device, precision, progress=True, mirror=mirror)
     scores = evaluate(faces, logits)
-    over = "accuracy_95" if faces.subject is None else "accuracy_over_people_95"
-    print(f"95 % intervals over {'faces' if faces.subject is None else 'people'}")
+    over = "accuracy_over_people_95"
+    print(f"95 % intervals over {'people' if over in scores['all'] else 'faces'}")
     for name, part in scores.items():
         low, high = part.get(over, part["accuracy_95"])
         print(
