@@ -210,6 +210,10 @@ EXPERIMENTS = {
         "(Loshchilov and Hutter 2017) bring where a longer schedule takes too long?",
         "ferplus", "short", _ONE, seeds=(0,), start="ferplus-8epochs",
     ),
+    "ferplus-continued-twice": Experiment(
+        "And a third time, from what the second gave.",
+        "ferplus", "short", _ONE, seeds=(0,), start="ferplus-18epochs",
+    ),
     "fer2013-paper": Experiment(
         "Does 70.44 % on FER-2013 reproduce? PrivateTest is scored by networks that PublicTest "
         "validated, PublicTest by others that PrivateTest validated.",
