@@ -16,7 +16,7 @@ book: venv    ## execute the chapters that changed, render the book, print its f
 	@.venv/bin/python book/build.py
 
 test: venv    ## run the whole test suite, the chapters as regression notebooks included
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -n logical --maxprocesses 4
 
 test-update: venv ## renew the numbers that the chapters are expected to give (review the diff)
 	@.venv/bin/python -m pytest tests/book/test_chapters.py --regen-all

@@ -4,7 +4,8 @@ A chapter (MyST Markdown) becomes a notebook (jupytext), is executed (papermill)
 `_build/executed`; it is executed again only when something it depends on has changed. Jupyter Book
 then renders the `.md` with these outputs out of its cache, and executes nothing itself.
 
-Chapters run in the folder of their own file, as Jupyter runs them.
+Chapters run in the folder of their own file, as Jupyter runs them, several at a time: they share the
+processor's cores, because two chapters of one thread each are done before one after the other is.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import joblib
 import jupytext
 import nbformat
 import papermill
@@ -35,6 +37,7 @@ from sphinx_external_toc.parsing import parse_toc_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK_CELL_LIMIT_S = 900
+MOST_AT_A_TIME = 4  # each needs up to 2 GB of memory
 
 # What a chapter may read beside its own text; the data folder comes on top.
 SOURCES = (
@@ -99,9 +102,10 @@ def chapters(root: Path = ROOT) -> list[str]:
     ]
 
 
-def fingerprint(root: Path, name: str, profile: str, data_dir: Path) -> str:
+def fingerprint(root: Path, name: str, profile: str, data_dir: Path | None = None) -> str:
     """Return a hash over everything that the outputs of a chapter depend on."""
     digest = hashlib.sha256()
+    data_dir = data_dir or root / "data"
     data_name = os.path.relpath(data_dir, root)
     for part in (profile, data_name, platform.python_version(), version("torch")):
         digest.update(part.encode() + b"\0")
@@ -128,22 +132,66 @@ def execute(
     `data_dir` is where prepared data lies; the default is the project's `data` folder.
     Raises `BuildError` when a cell fails; an earlier result is then kept.
     """
+    return _kept(name, root, profile, data_dir) or _execute(name, root, profile, data_dir)
+
+
+def execute_all(
+    root: Path = ROOT, profile: str = "quick", data_dir: Path | None = None
+) -> list[Run]:
+    """Execute every chapter and print how long each took; raise one `BuildError` for all."""
+    names = chapters(root)
+    runs = {name: _kept(name, root, profile, data_dir) for name in names}
+    changed = [name for name, run in runs.items() if run is None]
+    cores = joblib.cpu_count()
+    workers = max(1, min(cores, MOST_AT_A_TIME, len(changed)))
+    # processes, because papermill changes into the chapter's folder
+    with joblib.parallel_config("loky", inner_max_num_threads=cores // workers):
+        results = joblib.Parallel(workers, return_as="generator")(
+            joblib.delayed(_attempt)(name, root, profile, data_dir) for name in changed
+        )
+    errors = []
+    for name in names:
+        if runs[name] is None:
+            runs[name], error = next(results)
+            errors += [error] if error else []
+        run = runs[name]
+        seconds = f"{run.seconds:7.1f} s" if run else " failed"
+        print(f"{name:32}{seconds}{'  (unchanged)' if run and not run.fresh else ''}", flush=True)
+    if errors:
+        raise BuildError("\n".join(errors))
+    return list(runs.values())
+
+
+def _attempt(*args) -> tuple[Run | None, str]:
+    """Return an executed chapter and no error, or no chapter and the error."""
+    try:
+        return _execute(*args), ""
+    except BuildError as error:
+        return None, str(error)
+
+
+def _kept(name: str, root: Path, profile: str, data_dir: Path | None) -> Run | None:
+    """Return the kept result of a chapter, or None when something that it depends on has changed."""
+    kept = executed_path(root, name, profile)
+    if not kept.is_file():
+        return None
+    notebook = nbformat.read(kept, as_version=4)
+    if notebook.metadata.get("book", {}).get("key") != fingerprint(root, name, profile, data_dir):
+        return None
+    return Run(name, notebook, notebook.metadata.papermill.duration, fresh=False)
+
+
+def _execute(name: str, root: Path, profile: str, data_dir: Path | None) -> Run:
     source, kept = root / f"{name}.md", executed_path(root, name, profile)
     parameters = {}
     if profile != "quick":
         parameters["profile"] = profile
     if data_dir is not None:
         parameters["data_dir"] = str(data_dir.resolve())
-    key = fingerprint(root, name, profile, data_dir or root / "data")
-
-    if kept.is_file():
-        notebook = nbformat.read(kept, as_version=4)
-        if notebook.metadata.get("book", {}).get("key") == key:
-            return Run(name, notebook, notebook.metadata.papermill.duration, fresh=False)
-
+    key = fingerprint(root, name, profile, data_dir)
+    _configure_kernel(root / "_build" / "ipython")
     working = kept.with_suffix(".part.ipynb")
     working.parent.mkdir(parents=True, exist_ok=True)
-    _configure_kernel(root / "_build" / "ipython")
     notebook = jupytext.reads(source.read_text("utf8"), fmt="md:myst")
     try:
         notebook = papermill.execute_notebook(
@@ -246,24 +294,6 @@ def build(root: Path = ROOT) -> Path:
     runs = execute_all(root)
     print(f"rendering {len(pages(root))} pages", flush=True)
     return render(runs, root)
-
-
-def execute_all(
-    root: Path = ROOT, profile: str = "quick", data_dir: Path | None = None
-) -> list[Run]:
-    """Execute every chapter and print how long each took; raise one `BuildError` for all."""
-    runs, errors = [], []
-    for name in chapters(root):
-        print(f"{name:32}", end="", flush=True)
-        try:
-            runs.append(execute(name, root, profile, data_dir))
-            print(f"{runs[-1].seconds:7.1f} s" + ("" if runs[-1].fresh else "  (unchanged)"))
-        except BuildError as error:
-            print(" failed")
-            errors.append(str(error))
-    if errors:
-        raise BuildError("\n".join(errors))
-    return runs
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:

@@ -1,9 +1,11 @@
 """Fixtures for more than one file: data beside the checkout (or skip), made-up sets, a network."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import joblib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -14,7 +16,33 @@ from torch import nn
 from lanmsff import LANMSFF, plots
 from lanmsff.data import FaceSet
 
+BOOK = "tests/book/"
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `-n`: a file's tests go to one process, and all that look at the book to the same one.
+
+    The book is built once and two processes must not render it at once. Marks (`xdist_group`) would
+    be the usual way; pytest-xdist 3.8.0 does not see them under pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return BOOK if nodeid.startswith(BOOK) else nodeid.partition("::")[0]
+
+    return ByFile(config, log)
+
+
+def pytest_configure(config):
+    """Let the processes of `-n` share the cores: too many threads make each of them slower."""
+    workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT")
+    if workers:
+        threads = max(1, joblib.cpu_count() // int(workers))
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes that tests begin
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

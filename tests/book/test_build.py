@@ -99,13 +99,31 @@ def test_each_chapter_is_executed_once_and_rendered_with_its_outputs(root, capsy
     assert capsys.readouterr().out.count("unchanged") == 2
 
 
+def test_chapters_run_at_the_same_time_and_share_the_cores(root, monkeypatch):
+    monkeypatch.setattr(build.joblib, "cpu_count", lambda: 2)
+    for own, other in (("one", "two"), ("two", "one")):
+        meet = [
+            "import os, pathlib, time",
+            f"pathlib.Path('../met-{own}').touch()",
+            "end = time.monotonic() + 120",
+            f"while not os.path.exists('../met-{other}'):",
+            "    assert time.monotonic() < end, 'nobody came'",
+            "    time.sleep(0.1)",
+            "os.environ['OMP_NUM_THREADS']",
+        ]
+        write(root, own, "```{code-cell} ipython3\n" + "\n".join(meet) + "\n```\n")
+    threads = [run.notebook.cells[-1].outputs[0].data["text/plain"] for run in
+               build.execute_all(root)]  # fmt: skip
+    assert threads == ["'1'", "'1'"]
+
+
 @pytest.mark.parametrize(
     "file",
     ["lanmsff/new.py", "data_prep/new.py", "data/new.zip", "results/new.json", "constraints.txt",
      "book/helper.py", "tests/golden/new.npz"],
 )  # fmt: skip
 def test_what_a_chapter_depends_on_counts_as_change(root, file):
-    args = (root, "book/one", "quick", root / "data")
+    args = (root, "book/one", "quick")
     before = build.fingerprint(*args)
     (root / "README.md").write_text("no chapter reads it")
     assert build.fingerprint(*args) == before
