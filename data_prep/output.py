@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from lanmsff.data import SPLITS, DataError, FaceSet
+from lanmsff.data import SPLITS, DataError, FaceSet, check_writable
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, example: str) -> None:
@@ -20,14 +19,10 @@ def add_output_arguments(parser: argparse.ArgumentParser, example: str) -> None:
 
 
 def check_output(out: Path) -> None:
-    """Refuse an output that cannot be written, before the work and without making anything."""
+    """Refuse a prepared set that cannot be written, before the work; see `check_writable`."""
     if out.suffix != ".npz":
         raise DataError(f"{out}: the prepared set must be named *.npz")
-    if out.is_dir():
-        raise DataError(f"{out}: is a folder; --out names a file")
-    folder = next(parent for parent in out.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise DataError(f"{out}: cannot write in {folder}; choose another --out")
+    check_writable(out)
 
 
 def write(faces: FaceSet, out: Path) -> None:

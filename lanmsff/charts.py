@@ -185,13 +185,17 @@ def show_confusion(
     return figure
 
 
-def show_reliability(before: Mapping[str, Any], after: Mapping[str, Any]) -> Figure:
+def show_reliability(
+    before: Mapping[str, Any], after: Mapping[str, Any], networks: int = 1
+) -> Figure:
     """Accuracy against confidence, and how many faces are so sure, before and after scaling.
 
-    A point is a bin of at least one face, with the 95 % Wilson interval of its accuracy.
+    A point is a bin of at least one face, with the 95 % Wilson interval of its accuracy. Answers of
+    several networks to a face are not independent: they count as one there.
 
     Args:
         before, after: `calibration` of the same faces, see `lanmsff.calibration`.
+        networks: how many have answered each face.
     """
     figure, (top, bottom) = plt.subplots(
         2, 1, figsize=(4.8, 5.4), sharex=True, height_ratios=[3.2, 1]
@@ -203,7 +207,8 @@ def show_reliability(before: Mapping[str, Any], after: Mapping[str, Any]) -> Fig
     ):
         bins = [row for row in zip(found["n"], found["confidence"], found["accuracy"]) if row[0]]
         n, sure, right = (np.array(column) for column in zip(*bins))
-        ends = [accuracy_interval(round(m * share), int(m)) for m, share in zip(n, right)]
+        faces = np.maximum(1, np.rint(n / networks)).astype(int)
+        ends = [accuracy_interval(round(m * share), int(m)) for m, share in zip(faces, right)]
         top.vlines(sure, *zip(*ends), color=color, lw=1.2)
         label = f"{name}: error {100 * found['error']:.1f} points"
         top.plot(sure, right, color=color, marker=marker, ls=line, ms=4, lw=1, label=label)

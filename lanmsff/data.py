@@ -66,6 +66,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def check_writable(path: str | Path) -> None:
+    """Refuse a file that cannot be written, before the work and without making anything.
+
+    Raises:
+        DataError: `path` is a folder, or lies in one where nothing can be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name a file")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise DataError(f"{path}: cannot write in {folder}; choose another file")
+
+
 @dataclass(frozen=True, eq=False)
 class FaceSet:
     """N faces with what is known of each; columns that the source does not have are None.

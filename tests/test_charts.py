@@ -174,3 +174,14 @@ def test_reliability_shows_the_filled_bins_of_both():
         np.testing.assert_allclose(shares, 100 * np.array(found["n"]) / 400)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[1] == f"as trained: error {100 * before['error']:.1f} points"
+
+
+def test_three_networks_that_say_the_same_have_the_intervals_of_one():
+    def segments(times):
+        found = diagrams()
+        for diagram in found:
+            diagram["n"] = [times * n for n in diagram["n"]]
+        top, _ = charts.show_reliability(*found, networks=times).axes
+        return top.collections[0].get_segments()
+
+    np.testing.assert_allclose(segments(3), segments(1))

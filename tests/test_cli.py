@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -105,6 +106,20 @@ def test_evaluate_a_file_on_another_split(trained, capsys):
     assert main([*map(str, words)]) == 0
     assert capsys.readouterr().out.split()[-1] == "4"  # faces
     assert {path.name for path in folder.iterdir()} == {"toy.npz", "run"}  # no JSON unless asked
+
+
+def test_evaluate_says_which_part_is_of_one_person(trained, toy_faces, tmp_path, capsys):
+    folder, *_ = trained
+    test = toy_faces().subset("test")
+    people = np.where(test.columns["pose30"], "ann", "bob")
+    replace(test, subject=people).save(tmp_path / "people.npz")
+    words = ["evaluate", "--weights", folder / "run", "--data", tmp_path / "people.npz", *CPU]
+    assert main([*map(str, words)]) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading == "95 % intervals over people"
+    of_one = [line.split()[0] for line in lines if "[none: one person]" in line]
+    assert of_one == ["pose30", "pose30_without_leaked"]
+    assert lines[0].split()[0] == "all" and "%, " in lines[0]
 
 
 # --- help and words that are no command
@@ -237,9 +252,13 @@ def test_wrong_files_are_named_in_one_line(command, parts, refused):
     assert all(part in line for part in parts), line
 
 
-@pytest.mark.parametrize("json_path, message", [("a_file/x", "a_file"), ("taken", "taken: Is a")])
-def test_a_record_that_cannot_be_written(json_path, message, trained, tmp_path, capsys):
-    """The scores are printed by then."""
+@pytest.mark.parametrize(
+    "json_path, message",
+    [("a_file/x", "a_file/x: cannot write in"), ("taken", "taken: is a folder")],
+)
+def test_a_record_that_cannot_be_written_is_refused_before_the_work(
+    json_path, message, trained, tmp_path, capsys
+):
     folder, *_ = trained
     (tmp_path / "a_file").touch()
     (tmp_path / "taken").mkdir()
@@ -247,8 +266,8 @@ def test_a_record_that_cannot_be_written(json_path, message, trained, tmp_path, 
     words = ["evaluate", "--weights", folder / "run", "--data", folder / "toy.npz"]
     assert main([*map(str, words), "--json", str(tmp_path / json_path), *CPU]) == 2
     printed = capsys.readouterr()
-    assert printed.out.splitlines()[1].startswith("all ")
-    assert printed.err.splitlines()[-1].startswith(f"error: {tmp_path / message}")
+    assert printed.out == ""
+    assert printed.err.startswith(f"error: {tmp_path / message}")
     assert content(tmp_path) == before
 
 

@@ -2,11 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lanmsff.commands.arguments import add_data, add_device, add_weights, device_and_precision
-from lanmsff.data import SPLITS, FaceSet
+from lanmsff.data import SPLITS, FaceSet, check_writable
 from lanmsff.evaluate import evaluate, predict
 from lanmsff.report import by_yaw
 from lanmsff.results import environment, write_record
@@ -30,6 +31,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     device, precision = device_and_precision(arguments)
+    if arguments.json:
+        check_writable(arguments.json)
     faces = FaceSet.load(arguments.data)
     sha256 = faces.sha256
     weights = load_weights(arguments.weights, faces.classes)
@@ -40,21 +43,20 @@ def run(arguments: argparse.Namespace) -> None:
     mirror = weights.mirror if arguments.mirror is None else arguments.mirror
     logits = predict(weights.model, images, device, precision, progress=True, mirror=mirror)
     scores = evaluate(faces, logits)
-    over = "accuracy_over_people_95"
-    print(f"95 % intervals over {'people' if over in scores['all'] else 'faces'}")
+    people = "accuracy_over_people_95" in scores["all"]
+    interval = _over_people if people else _over_faces
+    print(f"95 % intervals over {'people' if people else 'faces'}")
     for name, part in scores.items():
-        low, high = part.get(over, part["accuracy_95"])
         print(
-            f"{name:24} {part['accuracy']:7.2%}  [{low:.2%}, {high:.2%}]  "
+            f"{name:24} {part['accuracy']:7.2%}  {interval(part)}  "
             f"macro-F1 {part['macro_f1']:.4f}  n {part['n']}"
         )
     yaw = None
     if faces.yaw is not None:
         yaw = by_yaw(faces, logits.argmax(1).numpy() == faces.labels)
         for row in yaw:
-            low, high = row.get(over, row["accuracy_95"])
             name = f"yaw {row['yaw']:g}"
-            print(f"{name:24} {row['accuracy']:7.2%}  [{low:.2%}, {high:.2%}]  n {row['n']}")
+            print(f"{name:24} {row['accuracy']:7.2%}  {interval(row)}  n {row['n']}")
     if arguments.json:
         record = {
             "weights": {"file": find_weights(arguments.weights).name, "sha256": weights.sha256,
@@ -67,3 +69,15 @@ def run(arguments: argparse.Namespace) -> None:
         }
         write_record(arguments.json, record)
         print(arguments.json)
+
+
+def _over_faces(part: dict[str, Any]) -> str:
+    low, high = part["accuracy_95"]
+    return f"[{low:.2%}, {high:.2%}]"
+
+
+def _over_people(part: dict[str, Any]) -> str:
+    if "accuracy_over_people_95" not in part:
+        return "[none: one person]"
+    low, high = part["accuracy_over_people_95"]
+    return f"[{low:.2%}, {high:.2%}]"

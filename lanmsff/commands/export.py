@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from lanmsff.commands.arguments import add_weights
+from lanmsff.data import check_writable
 from lanmsff.export import export_onnx
 from lanmsff.weights import load_weights
 
@@ -18,6 +19,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> None:
     if arguments.out.suffix != ".onnx":
         raise ValueError(f"{arguments.out}: the name must end in .onnx")
+    check_writable(arguments.out)
     weights = load_weights(arguments.weights)
     difference = export_onnx(weights, arguments.out)
     print(f"{arguments.out}: {', '.join(weights.classes)}")
