@@ -8,7 +8,8 @@ Two questions have two intervals, and both are given:
 
 A figure of several networks is their mean. Where a protocol has folds, the networks of one seed are
 put together: each face is scored by the network that never saw it, and they count as one network.
-Test faces that belong to no fold are scored by the network of every fold.
+Test faces that belong to no fold are scored by the network of every fold; those of one seed, which
+share most of their training faces, count as one there as well: the mean of them.
 """
 
 from __future__ import annotations
@@ -59,6 +60,12 @@ class Answers:
     def correct(self) -> np.ndarray:
         """bool (R, N)."""
         return self.logits.argmax(2).numpy() == self.faces.labels
+
+    @property
+    def right(self) -> np.ndarray:
+        """float (S, N): which share of the networks of a seed is right, for each of S seeds."""
+        seeds = np.array([name.partition(",")[0] for name in self.networks])
+        return np.stack([self.correct[seeds == seed].mean(0) for seed in dict.fromkeys(seeds)])
 
     @property
     def groups(self) -> np.ndarray:
@@ -180,14 +187,14 @@ def summary(answers: Answers) -> dict[str, Any]:
         `loss`; `per_class` and `confusion` of all faces, summed over the networks; `calibration`
         and `calibration_scaled` over all their answers; `yaw`, where it is known.
     """
-    faces, correct, groups = answers.faces, answers.correct, answers.groups
+    faces, right, groups = answers.faces, answers.right, answers.groups
     each = [evaluate(faces, logits) for logits in answers.logits]
     parts = {}
     for part, mask in subsets(faces):
         if mask.any():
             parts[part] = {
                 "n": int(mask.sum()),
-                "accuracy": spread(correct[:, mask], groups[mask]),
+                "accuracy": spread(right[:, mask], groups[mask]),
                 **{key: float(np.mean([scores[part][key] for scores in each]))
                    for key in ("macro_f1", "loss")},
             }  # fmt: skip
@@ -207,7 +214,7 @@ def summary(answers: Answers) -> dict[str, Any]:
     if faces.yaw is not None:
         found["yaw"] = [
             {"yaw": float(yaw), "n": int((faces.yaw == yaw).sum()),
-             "accuracy": spread(correct[:, faces.yaw == yaw], groups[faces.yaw == yaw])}
+             "accuracy": spread(right[:, faces.yaw == yaw], groups[faces.yaw == yaw])}
             for yaw in np.unique(faces.yaw)
         ]  # fmt: skip
     return found
@@ -224,7 +231,7 @@ def difference(ours: Answers, theirs: Answers) -> dict[str, Any] | None:
     """
     if ours.faces.sha256 != theirs.faces.sha256:
         return None
-    a, b = ours.correct.astype(float), theirs.correct.astype(float)
+    a, b = ours.right, theirs.right
     if ours.networks != theirs.networks:
         a, b = a.mean(0, keepdims=True), b.mean(0, keepdims=True)
     return {
@@ -235,7 +242,7 @@ def difference(ours: Answers, theirs: Answers) -> dict[str, Any] | None:
 
 
 def spread(values: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
-    """Mean of a figure over R networks and N faces, with what it owes to either.
+    """Mean of a figure over R networks (or seeds) and N faces, with what it owes to either.
 
     Args:
         values: (R, N), for instance whether network r is right on face n.

@@ -66,7 +66,8 @@ class Setting:
         """A prepared set; `FileNotFoundError` says how to make it."""
         path = self.data_dir / f"{name}.npz"
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: not there; make it with: {DATA[name].command}")
+            command = DATA[name].command.replace(f"data/{name}.npz", str(path))
+            raise FileNotFoundError(f"{path}: not there; make it with: {command}")
         return FaceSet.load(path)
 
 

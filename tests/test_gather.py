@@ -142,6 +142,18 @@ def test_networks_of_other_names_are_compared_by_their_means(faces):
     assert found["sd"] is None and len(found["each"]) == 1
 
 
+def test_networks_of_one_seed_s_folds_count_as_one(faces):
+    """They share most of their training faces, so they say little of other seeds."""
+    rights = random_rights(4)
+    several = answers(faces, rights, [f"seed {s}, fold {f}" for s in (0, 1) for f in (1, 2)])
+    found = summary(several)["parts"]["all"]["accuracy"]
+    assert found["each"] == pytest.approx([rights[:2].mean(), rights[2:].mean()])
+    half = stats.t.ppf(0.975, 1) * np.std(found["each"], ddof=1) / np.sqrt(2)
+    assert found["over_networks_95"] == pytest.approx([rights.mean() - half, rights.mean() + half])
+    others = answers(faces, ~rights, several.networks)
+    assert len(difference(others, several)["all"]["each"]) == 2
+
+
 def test_other_faces_have_no_difference(faces):
     rights = random_rights(1)
     others = faces.select(np.arange(60)[::-1])

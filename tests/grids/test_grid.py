@@ -189,6 +189,11 @@ def test_the_commands_for_kdef_on_stand_ins(tmp_path, monkeypatch):
     assert test["parts"]["all"]["n"] == 3 and [row["yaw"] for row in test["yaw"]] == [0]
 
 
+def test_the_command_for_a_missing_set_writes_where_it_is_missing(toys, tmp_path, capsys):
+    assert main(["grid", "kdef-paper", "--data-dir", str(toys), "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.strip().endswith(f"--out {toys / 'kdef.npz'}")
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
