@@ -11,6 +11,9 @@ from lanmsff.results import read_record
 _NUMBER = re.compile(r"[+-]?[\d,]+(\.\d+)?( \[[^\]]*\])?( %)?")
 _NOTHING = ("", "–")
 
+# The trainings of one data set as the experiments are named, DATA-KIND, the longest first.
+PREFERRED = ("improved", "paper", "continued-twice", "continued", "short")
+
 
 def load_results(folder: str | Path) -> dict[str, dict[str, Any]]:
     """The records of a folder: name of the file without `.json` -> record, in order of the names.
@@ -23,6 +26,25 @@ def load_results(folder: str | Path) -> dict[str, dict[str, Any]]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of records")
     return {path.stem: read_record(path) for path in sorted(folder.glob("*.json"))}
+
+
+def preferred(results: dict[str, dict[str, Any]], data: str) -> dict[str, Any]:
+    """The record to speak of where there are several on one data set: see `PREFERRED`.
+
+    Of two of the same experiment it is that of more epochs. No score is looked at.
+
+    Args:
+        results: see `load_results`.
+        data: "ferplus", "fer2013" ...
+
+    Raises:
+        KeyError: there is none.
+    """
+    for kind in PREFERRED:
+        found = [r for r in results.values() if r.get("experiment") == f"{data}-{kind}"]
+        if found:
+            return max(found, key=lambda record: record["settings"]["epochs"])
+    raise KeyError(f"no record of a training on {data}")
 
 
 def single_run(record: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from lanmsff.evaluate import evaluate
 from lanmsff.gather import Answers, summary
 from lanmsff.report import by_yaw
 from lanmsff.results import write_record
-from lanmsff.tables import load_results, percent, single_run, table
+from lanmsff.tables import load_results, percent, preferred, single_run, table
 
 
 def test_records_come_by_name_in_order(tmp_path):
@@ -120,3 +120,18 @@ def test_a_table_without_rows_has_its_head():
 def test_a_row_of_another_length_is_refused():
     with pytest.raises(ValueError, match=r"^3 cells under 2 heads: 1 \| x \| –$"):
         table(["a", "b"], [[1, "x", None]])
+
+
+def test_the_preferred_record_is_of_the_longest_training():
+    def record(experiment, epochs):
+        return {"experiment": experiment, "settings": {"epochs": epochs}}
+
+    results = {
+        "a": record("ferplus-short", 8), "b": record("ferplus-continued", 8),
+        "c": record("ferplus-continued", 10), "d": record("ferplus-selection", 60), "e": {},
+    }  # fmt: skip
+    assert preferred(results, "ferplus") is results["c"]
+    results["f"] = record("ferplus-paper", 100)
+    assert preferred(results, "ferplus") is results["f"]
+    with pytest.raises(KeyError, match="no record of a training on fer2013"):
+        preferred(results, "fer2013")
