@@ -185,7 +185,8 @@ def summary(answers: Answers) -> dict[str, Any]:
     Returns:
         `parts`: for each, `n`, `accuracy` (see `spread`), and the networks' mean `macro_f1` and
         `loss`; `per_class` and `confusion` of all faces, summed over the networks; `calibration`
-        and `calibration_scaled` over all their answers; `yaw`, where it is known.
+        and `calibration_scaled` over all their answers; `yaw`, where it is known; and `correct`,
+        one text for each network, see `lanmsff.tables.correct_faces`.
     """
     faces, right, groups = answers.faces, answers.right, answers.groups
     each = [evaluate(faces, logits) for logits in answers.logits]
@@ -203,6 +204,7 @@ def summary(answers: Answers) -> dict[str, Any]:
     confusion = confusion_matrix(labels, predicted, labels=range(len(faces.classes)))
     found = {
         "networks": answers.networks,
+        "correct": [np.packbits(row).tobytes().hex() for row in answers.correct],
         "parts": parts,
         "per_class": {
             name: _class_scores(confusion, k) for k, name in enumerate(faces.classes)

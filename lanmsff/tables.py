@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lanmsff.results import read_record
 
 # an integer, a decimal or a percentage with or without its interval: what is set to the right
@@ -72,6 +74,23 @@ def single_run(record: dict[str, Any]) -> dict[str, Any]:
     if record["yaw"]:
         found["yaw"] = [{"yaw": row["yaw"]} | renamed(row) for row in record["yaw"]]
     return found
+
+
+def correct_faces(test: dict[str, Any]) -> np.ndarray:
+    """Which faces of a test set the networks of an arm are right on, from a record of `grid`.
+
+    So what depends on more than the accuracies, such as a paired difference of two records, can be
+    computed without a network.
+
+    Args:
+        test: what stands under the arm's `tests` by the name of the prepared set.
+
+    Returns:
+        bool (R, N): R networks, and N test faces in the order of the prepared set.
+    """
+    n = test["parts"]["all"]["n"]
+    packed = [np.frombuffer(bytes.fromhex(row), np.uint8) for row in test["correct"]]
+    return np.stack([np.unpackbits(row, count=n) for row in packed]).astype(bool)
 
 
 def percent(mean: float, interval: Sequence[float] | None = None, digits: int = 1) -> str:

@@ -1,5 +1,6 @@
 """Records by name, shares with their intervals, and tables that Markdown reads."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from lanmsff.evaluate import evaluate
 from lanmsff.gather import Answers, summary
 from lanmsff.report import by_yaw
 from lanmsff.results import write_record
-from lanmsff.tables import load_results, percent, preferred, single_run, table
+from lanmsff.tables import correct_faces, load_results, percent, preferred, single_run, table
 
 
 def test_records_come_by_name_in_order(tmp_path):
@@ -41,7 +42,8 @@ def test_a_single_run_has_the_form_of_a_summary(toy_faces):
     scores = evaluate(faces, logits)
     rows = by_yaw(faces, logits.argmax(1).numpy() == faces.labels)
     found = single_run({"scores": scores, "yaw": rows})
-    assert set(expected) - set(found) == {"networks", "calibration", "calibration_scaled"}
+    missing = {"networks", "correct", "calibration", "calibration_scaled"}
+    assert set(expected) - set(found) == missing
     assert found["confusion"] == expected["confusion"]
     assert found["per_class"].keys() == expected["per_class"].keys()
     assert found["parts"].keys() == expected["parts"].keys() > {"all", "pose30"}
@@ -135,3 +137,12 @@ def test_the_preferred_record_is_of_the_longest_training():
     assert preferred(results, "ferplus") is results["f"]
     with pytest.raises(KeyError, match="no record of a training on fer2013"):
         preferred(results, "fer2013")
+
+
+def test_a_record_says_on_which_faces_each_network_is_right(toy_faces):
+    faces = toy_faces(train=0, val=0, test=41)  # no multiple of 8
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 41, 3)).astype(np.float32))
+    answers = Answers(faces, ("seed 0", "seed 1"), logits, logits)
+    found = correct_faces(json.loads(json.dumps(summary(answers))))
+    np.testing.assert_array_equal(found, answers.correct)
+    assert found.shape == (2, 41) and found.dtype == bool
