@@ -132,7 +132,8 @@ def execute(
     `data_dir` is where prepared data lies; the default is the project's `data` folder.
     Raises `BuildError` when a cell fails; an earlier result is then kept.
     """
-    return _kept(name, root, profile, data_dir) or _execute(name, root, profile, data_dir)
+    key = fingerprint(root, name, profile, data_dir)
+    return _kept(name, root, profile, key) or _execute(name, root, profile, data_dir, key)
 
 
 def execute_all(
@@ -140,14 +141,15 @@ def execute_all(
 ) -> list[Run]:
     """Execute every chapter and print how long each took; raise one `BuildError` for all."""
     names = chapters(root)
-    runs = {name: _kept(name, root, profile, data_dir) for name in names}
+    keys = {name: fingerprint(root, name, profile, data_dir) for name in names}
+    runs = {name: _kept(name, root, profile, key) for name, key in keys.items()}
     changed = [name for name, run in runs.items() if run is None]
     cores = joblib.cpu_count()
     workers = max(1, min(cores, MOST_AT_A_TIME, len(changed)))
     # processes, because papermill changes into the chapter's folder
     with joblib.parallel_config("loky", inner_max_num_threads=cores // workers):
         results = joblib.Parallel(workers, return_as="generator")(
-            joblib.delayed(_attempt)(name, root, profile, data_dir) for name in changed
+            joblib.delayed(_attempt)(name, root, profile, data_dir, keys[name]) for name in changed
         )
     errors = []
     for name in names:
@@ -170,25 +172,24 @@ def _attempt(*args) -> tuple[Run | None, str]:
         return None, str(error)
 
 
-def _kept(name: str, root: Path, profile: str, data_dir: Path | None) -> Run | None:
-    """Return the kept result of a chapter, or None when something that it depends on has changed."""
+def _kept(name: str, root: Path, profile: str, key: str) -> Run | None:
+    """Return the kept result of a chapter, or None if it is of another fingerprint than `key`."""
     kept = executed_path(root, name, profile)
     if not kept.is_file():
         return None
     notebook = nbformat.read(kept, as_version=4)
-    if notebook.metadata.get("book", {}).get("key") != fingerprint(root, name, profile, data_dir):
+    if notebook.metadata.get("book", {}).get("key") != key:
         return None
     return Run(name, notebook, notebook.metadata.papermill.duration, fresh=False)
 
 
-def _execute(name: str, root: Path, profile: str, data_dir: Path | None) -> Run:
+def _execute(name: str, root: Path, profile: str, data_dir: Path | None, key: str) -> Run:
     source, kept = root / f"{name}.md", executed_path(root, name, profile)
     parameters = {}
     if profile != "quick":
         parameters["profile"] = profile
     if data_dir is not None:
         parameters["data_dir"] = str(data_dir.resolve())
-    key = fingerprint(root, name, profile, data_dir)
     _configure_kernel(root / "_build" / "ipython")
     working = kept.with_suffix(".part.ipynb")
     working.parent.mkdir(parents=True, exist_ok=True)

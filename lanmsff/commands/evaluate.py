@@ -44,11 +44,11 @@ def run(arguments: argparse.Namespace) -> None:
     logits = predict(weights.model, images, device, precision, progress=True, mirror=mirror)
     scores = evaluate(faces, logits)
     people = "accuracy_over_people_95" in scores["all"]
-    interval = _over_people if people else _over_faces
+    over = "accuracy_over_people_95" if people else "accuracy_95"
     print(f"95 % intervals over {'people' if people else 'faces'}")
     for name, part in scores.items():
         print(
-            f"{name:24} {part['accuracy']:7.2%}  {interval(part)}  "
+            f"{name:24} {part['accuracy']:7.2%}  {_interval(part, over)}  "
             f"macro-F1 {part['macro_f1']:.4f}  n {part['n']}"
         )
     yaw = None
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         yaw = by_yaw(faces, logits.argmax(1).numpy() == faces.labels)
         for row in yaw:
             name = f"yaw {row['yaw']:g}"
-            print(f"{name:24} {row['accuracy']:7.2%}  {interval(row)}  n {row['n']}")
+            print(f"{name:24} {row['accuracy']:7.2%}  {_interval(row, over)}  n {row['n']}")
     if arguments.json:
         record = {
             "weights": {"file": find_weights(arguments.weights).name, "sha256": weights.sha256,
@@ -71,13 +71,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(arguments.json)
 
 
-def _over_faces(part: dict[str, Any]) -> str:
-    low, high = part["accuracy_95"]
-    return f"[{low:.2%}, {high:.2%}]"
-
-
-def _over_people(part: dict[str, Any]) -> str:
-    if "accuracy_over_people_95" not in part:
+def _interval(part: dict[str, Any], over: str) -> str:
+    if over not in part:
         return "[none: one person]"
-    low, high = part["accuracy_over_people_95"]
+    low, high = part[over]
     return f"[{low:.2%}, {high:.2%}]"
