@@ -4,8 +4,8 @@ A chapter (MyST Markdown) becomes a notebook (jupytext), is executed (papermill)
 `_build/executed`; it is executed again only when something it depends on has changed. Jupyter Book
 then renders the `.md` with these outputs out of its cache, and executes nothing itself.
 
-Chapters run in the folder of their own file, as Jupyter runs them, several at a time: they share the
-processor's cores, because two chapters of one thread each are done before one after the other is.
+Chapters run in the folder of their own file, as Jupyter runs them, several at a time: they share
+the processor's cores, as two chapters of one thread each are done before one after the other is.
 """
 
 from __future__ import annotations
