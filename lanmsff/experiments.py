@@ -227,6 +227,10 @@ EXPERIMENTS = {
         "FER-2013 as far as a machine without a GPU gets.",
         "fer2013", "short", _FER2013, seeds=(0,),
     ),
+    "fer2013-continued": Experiment(
+        "And once more, from the weights that it gave.",
+        "fer2013", "short", {"PrivateTest": Arm()}, seeds=(0,), start="fer2013-8epochs",
+    ),
     "posefaces-paper": Experiment(
         "What do folds that share people add on rendered faces, and what does turning cost?",
         "posefaces", "paper", _TENFOLD, seeds=(0,),
