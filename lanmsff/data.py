@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -66,18 +66,24 @@ def replacing(path: str | Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def check_writable(path: str | Path) -> None:
-    """Refuse a file that cannot be written, before the work and without making anything.
+def check_writable(path: str | Path, kind: Literal["file", "folder"] = "file") -> None:
+    """Refuse what cannot be written, before the work and without making anything.
+
+    Args:
+        path: a file to be written, or a folder to write files to; it need not exist.
 
     Raises:
-        DataError: `path` is a folder, or lies in one where nothing can be written.
+        DataError: `path` is of the other kind, or lies where nothing can be written.
     """
     path = Path(path)
-    if path.is_dir():
+    if kind == "file" and path.is_dir():
         raise DataError(f"{path}: is a folder; name a file")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise DataError(f"{path}: cannot write in {folder}; choose another file")
+    folders = ([path] if kind == "folder" else []) + [*path.absolute().parents]
+    there = next(folder for folder in folders if folder.exists())
+    if not there.is_dir():
+        raise DataError(f"{path}: {there} is a file; choose another {kind}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise DataError(f"{path}: cannot write in {there}; choose another {kind}")
 
 
 @dataclass(frozen=True, eq=False)

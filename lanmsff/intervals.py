@@ -19,13 +19,15 @@ def bootstrap_over_groups(
     values: np.ndarray,
     groups: np.ndarray,
     statistic: Callable[[np.ndarray], np.ndarray] | None = None,
-    n: int = 2000,
+    n: int | None = None,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """95 % expanded percentile interval of a statistic of N values that come in groups.
 
     Its ends are the percentiles at which, for the mean of normal values, one in each of G groups, a
-    bootstrap gives Student's interval: 2.5 and 97.5 for many groups, 1.25 and 98.75 for 14.
+    bootstrap gives Student's interval: 2.5 and 97.5 for many groups, 1.25 and 98.75 for 14. But no
+    draw leaves the range of the groups: of 2, 3, 4 and 5 groups with normal values such an interval
+    holds the mean in 50, 74, 87 and 92 % of the cases, of 7 or more in 94 %.
 
     Args:
         values: (N, ...), one row for each face; a row may be a curve.
@@ -33,7 +35,8 @@ def bootstrap_over_groups(
             not known, a different value for each face.
         statistic: from rows (M, ...) to a number or an array; default: the mean over the rows,
             from sums, which is much faster.
-        n: number of draws.
+        n: number of draws; by default 20,000 for up to 100 groups, whose percentiles lie far out,
+            else 2,000.
 
     Returns:
         low, high: both of the shape of the statistic.
@@ -47,11 +50,13 @@ def bootstrap_over_groups(
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(sizes) < 2:
         raise ValueError(f"an interval needs at least two groups; all are {groups[0]!r}")
+    n = n or (20_000 if len(sizes) <= 100 else 2_000)
     drawn = np.random.default_rng(seed).integers(len(sizes), size=(n, len(sizes)))
     if statistic is None:
         sums = np.zeros((len(sizes), *values.shape[1:]))
         np.add.at(sums, group, values)
-        times = np.stack([np.bincount(draw, minlength=len(sizes)) for draw in drawn])
+        cells = drawn + len(sizes) * np.arange(n)[:, None]  # one for each draw and group
+        times = np.bincount(cells.ravel(), minlength=cells.size).reshape(cells.shape)
         found = (np.tensordot(times, sums, 1).T / (times @ sizes)).T
     else:
         values = values[np.argsort(group, kind="stable")]

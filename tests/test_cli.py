@@ -254,7 +254,7 @@ def test_wrong_files_are_named_in_one_line(command, parts, refused):
 
 @pytest.mark.parametrize(
     "json_path, message",
-    [("a_file/x", "a_file/x: cannot write in"), ("taken", "taken: is a folder")],
+    [("a_file/x", "a_file is a file"), ("taken", "is a folder; name a file")],
 )
 def test_a_record_that_cannot_be_written_is_refused_before_the_work(
     json_path, message, trained, tmp_path, capsys
@@ -267,7 +267,7 @@ def test_a_record_that_cannot_be_written_is_refused_before_the_work(
     assert main([*map(str, words), "--json", str(tmp_path / json_path), *CPU]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith(f"error: {tmp_path / message}")
+    assert printed.err.startswith(f"error: {tmp_path / json_path}: ") and message in printed.err
     assert content(tmp_path) == before
 
 

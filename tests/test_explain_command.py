@@ -199,11 +199,11 @@ def test_wrong_files_are_named_in_one_line(words, parts, folder, toy_faces, tmp_
 
 
 def test_a_folder_that_must_not_be_written_to(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("lanmsff.commands.explain.os.access", lambda place, _: place != tmp_path)
+    monkeypatch.setattr("lanmsff.data.os.access", lambda place, _: place != tmp_path)
     words = ("--data", folder / "marked.npz", "--weights", folder / "toy.safetensors")
     assert run(*words, "--out", tmp_path / "new") == 2
     assert capsys.readouterr().err == (
-        f"error: {tmp_path}: cannot write here; choose another --out\n"
+        f"error: {tmp_path / 'new'}: cannot write in {tmp_path}; choose another folder\n"
     )
     assert not list(tmp_path.iterdir())
 

@@ -48,8 +48,8 @@ def test_it_is_the_statistic_of_whole_groups():
 def test_the_fast_mean_is_the_mean(shape):
     values = np.random.default_rng(0).normal(size=shape)
     groups = np.random.default_rng(1).integers(0, 7, 30)
-    fast = bootstrap_over_groups(values, groups, seed=3)
-    plain = bootstrap_over_groups(values, groups, lambda rows: rows.mean(axis=0), seed=3)
+    fast = bootstrap_over_groups(values, groups, n=500, seed=3)
+    plain = bootstrap_over_groups(values, groups, lambda rows: rows.mean(axis=0), n=500, seed=3)
     np.testing.assert_allclose(fast, plain, rtol=1e-12)
 
 
@@ -85,10 +85,11 @@ def test_rows_may_be_curves():
     np.testing.assert_allclose((low[2], high[2]), column)
 
 
-def test_the_seed_decides():
-    values, groups = np.random.default_rng(5).normal(size=30), np.arange(30)
-    assert bootstrap_over_groups(values, groups) == bootstrap_over_groups(values, groups)
-    assert bootstrap_over_groups(values, groups, seed=1) != bootstrap_over_groups(values, groups)
+def test_the_seed_decides_little():
+    values, groups = np.random.default_rng(5).normal(size=14), np.arange(14)
+    ends = [bootstrap_over_groups(values, groups, seed=seed) for seed in (0, 0, 1, 2)]
+    assert ends[0] == ends[1] != ends[2]
+    assert np.ptp(ends, axis=0).max() < 0.02 * np.diff(ends[0])
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 import argparse
 import csv
-import os
-from errno import EACCES
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -19,7 +17,7 @@ from tqdm import tqdm
 from lanmsff import plots
 from lanmsff.augment import resize, to_float
 from lanmsff.commands.arguments import add_data, add_weights, positive
-from lanmsff.data import SPLITS, FaceSet, replacing
+from lanmsff.data import SPLITS, FaceSet, check_writable, replacing
 from lanmsff.device import pick_device, to_device
 from lanmsff.explain import Means, attention, cam, normalise
 from lanmsff.explain.controls import edge_maps
@@ -83,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     faces = faces.subset(arguments.split)
     if not len(faces):
         raise ValueError(f"{arguments.data}: no faces in split '{arguments.split}'")
-    _check_folder(arguments.out)
+    check_writable(arguments.out, "folder")
     model = to_device(weights.model, device)
     images = to_float(resize(torch.from_numpy(faces.images)))
 
@@ -123,15 +121,6 @@ def run(arguments: argparse.Namespace) -> None:
     if panels := _by_yaw(rows):
         _draw(arguments.out / "views.png", _views(panels))
     _print(rows, len(faces), len(sample))
-
-
-def _check_folder(out: Path) -> None:
-    """Refuse a folder that cannot be written to, before the work and without making anything."""
-    folder = next(place for place in (out, *out.absolute().parents) if place.exists())
-    if not folder.is_dir():
-        raise ValueError(f"{out}: {folder} is a file; --out names a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(EACCES, "cannot write here; choose another --out", str(folder))
 
 
 def _whole_set(model: torch.nn.Module, images: Tensor) -> tuple[Maps, np.ndarray]:

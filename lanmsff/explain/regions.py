@@ -102,7 +102,7 @@ class Means:
 
 
 def means_by_yaw(
-    values: np.ndarray, yaw: np.ndarray, subject: np.ndarray, draws: int = 2000
+    values: np.ndarray, yaw: np.ndarray, subject: np.ndarray, draws: int | None = None
 ) -> Means:
     """Mean of `values` at each yaw, with intervals from a bootstrap over people.
 
@@ -111,7 +111,7 @@ def means_by_yaw(
             the mean and its interval are NaN.
         yaw: (N,), degrees, or any other quantity to group by.
         subject: (N,), the person.
-        draws: bootstrap samples at each yaw.
+        draws: bootstrap samples at each yaw; see `bootstrap_over_groups`.
 
     Raises:
         ValueError: lengths that differ, or a yaw at which only one person is known.
