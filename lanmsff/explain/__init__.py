@@ -5,7 +5,6 @@ from lanmsff.explain.cam import LAYERS, METHODS, cam
 from lanmsff.explain.maps import enlarge, normalise, spread
 from lanmsff.explain.regions import (
     Means,
-    PointingGame,
     means_by_yaw,
     pointing_game,
     region_lift,
@@ -17,7 +16,6 @@ __all__ = [
     "METHODS",
     "Attention",
     "Means",
-    "PointingGame",
     "attention",
     "cam",
     "enlarge",

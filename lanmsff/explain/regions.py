@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from lanmsff.evaluate import accuracy_interval
 from lanmsff.intervals import bootstrap_over_groups
 
 
@@ -41,35 +40,23 @@ def region_lift(maps: np.ndarray, regions: np.ndarray, names: Sequence[str]) -> 
     return np.divide(shares, areas, out=np.full(shares.shape, np.nan), where=areas > 0)
 
 
-@dataclass(frozen=True, eq=False)
-class PointingGame:
-    """Hits of the pointing game (Zhang et al., ECCV 2016).
-
-    Attributes:
-        hits: bool (N,), the maximum of the map lies in a wanted region.
-        rate: share of hits, in [0, 1].
-        interval: its 95 % Wilson interval (low, high).
-    """
-
-    hits: np.ndarray
-    rate: float
-    interval: tuple[float, float]
-
-
 def pointing_game(
     maps: np.ndarray,
     regions: np.ndarray,
     names: Sequence[str],
     wanted: Sequence[str],
     tolerance: float = 0,
-) -> PointingGame:
-    """Ask of each map whether its maximum lies in one of the wanted regions.
+) -> np.ndarray:
+    """Ask of each map whether its maximum lies in a wanted region (Zhang et al., ECCV 2016).
 
     Args:
         maps: (N, H, W), any finite values. Of a plateau, the pixel nearest to its middle counts.
         regions: integer (N, H, W), indices into `names`.
         wanted: names of the regions that count as a hit.
         tolerance: how far from the region the maximum may lie, in pixels.
+
+    Returns:
+        bool (N,), the hits.
 
     Raises:
         ValueError: as `region_shares`, negative values allowed; a wanted name that is not there.
@@ -79,11 +66,10 @@ def pointing_game(
         raise ValueError(f"no region {', '.join(sorted(missing))}; there are {', '.join(names)}")
     inside = np.isin(regions, [names.index(name) for name in wanted])
     rows, columns = np.array([_maximum(m) for m in maps]).T
-    hits = np.array([
+    return np.array([
         mask.any() and ndimage.distance_transform_edt(~mask)[row, column] <= tolerance
         for mask, row, column in zip(inside, rows, columns)
     ])  # fmt: skip
-    return PointingGame(hits, float(hits.mean()), accuracy_interval(int(hits.sum()), len(hits)))
 
 
 @dataclass(frozen=True, eq=False)
