@@ -101,7 +101,7 @@ def test_means_by_yaw_group_and_order():
     yaw = np.array([45, -45, 45, -45, 45, -45])
     subject = np.array(["a", "a", "b", "b", "c", "c"])
     values = np.array([[1, 10], [2, 20], [3, 30], [4, 40], [5, np.nan], [6, np.nan]])
-    means = means_by_yaw(values, yaw, subject, draws=200)
+    means = means_by_yaw(values, yaw, subject)
     assert means.at.tolist() == [-45, 45]
     np.testing.assert_allclose(means.mean, [[4, 30], [3, 20]])
     assert means.low.shape == means.high.shape == (2, 2)
@@ -111,12 +111,12 @@ def test_means_by_yaw_group_and_order():
 def test_intervals_are_over_people_and_not_over_faces():
     # 2 people with 50 equal faces each: a bootstrap over faces would give a narrow interval
     values, subject = np.repeat([0.0, 1.0], 50), np.repeat(["a", "b"], 50)
-    means = means_by_yaw(values, np.zeros(100), subject, draws=500)
+    means = means_by_yaw(values, np.zeros(100), subject)
     assert (means.low, means.mean, means.high) == (0, 0.5, 1)
 
 
 def test_means_of_nothing_known_are_unknown():
-    means = means_by_yaw(np.full(4, np.nan), np.zeros(4), np.array(list("aabb")), draws=20)
+    means = means_by_yaw(np.full(4, np.nan), np.zeros(4), np.array(list("aabb")))
     assert np.isnan([means.mean, means.low, means.high]).all()
 
 

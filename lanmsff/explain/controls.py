@@ -18,9 +18,9 @@ UNTRAINED_SEED = 2**31 - 1
 def random_maps(count: int, size: int = 64, cells: int = 8, seed: int = 0) -> np.ndarray:
     """Maps drawn at random: `cells` x `cells` uniform numbers, enlarged bilinearly to `size`.
 
-    Eight cells are as coarse as the attention of block 4; its Grad-CAM has four. With `cells=size` every pixel is on its own:
-    removing pixels in that order destroys a picture faster than removing it in pieces, so compare
-    a smooth map with a smooth control.
+    Eight cells are as coarse as the attention of block 4; its Grad-CAM has four. With `cells=size`
+    every pixel is on its own: removing pixels in that order destroys a picture faster than removing
+    it in pieces, so compare a smooth map with a smooth control.
     """
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.random((count, 1, cells, cells), dtype=np.float32))

@@ -87,9 +87,7 @@ class Means:
     high: np.ndarray
 
 
-def means_by_yaw(
-    values: np.ndarray, yaw: np.ndarray, subject: np.ndarray, draws: int | None = None
-) -> Means:
+def means_by_yaw(values: np.ndarray, yaw: np.ndarray, subject: np.ndarray) -> Means:
     """Mean of `values` at each yaw, with intervals from a bootstrap over people.
 
     Args:
@@ -97,7 +95,6 @@ def means_by_yaw(
             the mean and its interval are NaN.
         yaw: (N,), degrees, or any other quantity to group by.
         subject: (N,), the person.
-        draws: bootstrap samples at each yaw; see `bootstrap_over_groups`.
 
     Raises:
         ValueError: lengths that differ, or a yaw at which only one person is known.
@@ -113,7 +110,7 @@ def means_by_yaw(
         for k, column in enumerate(columns):
             known = (yaw == place) & ~np.isnan(column)
             if known.any():
-                interval = bootstrap_over_groups(column[known], subject[known], n=draws)
+                interval = bootstrap_over_groups(column[known], subject[known])
                 found[:, row, k] = column[known].mean(), *interval
     return Means(at, *found.reshape(3, len(at), *values.shape[1:]))
 
