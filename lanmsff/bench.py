@@ -11,8 +11,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,7 +28,7 @@ from lanmsff.data import FaceSet
 from lanmsff.evaluate import Predictor
 from lanmsff.model import LANMSFF
 from lanmsff.results import environment
-from lanmsff.step import Speed, cudnn_benchmark
+from lanmsff.step import Speed, cudnn_benchmark, kept_memory
 from lanmsff.train import Run
 from lanmsff.weights import load_weights, save_weights
 
@@ -40,8 +41,7 @@ WARM_UP = 5  # calls on a GPU, where the first ones choose kernels and capture t
 CLASSES = list("abcdefg")
 FER2013 = (28_709, 3_589)  # faces to train and to validate on
 ON_GPU_ONLY = ("captured", "benchmark")  # switches of `Speed`
-
-Call = Callable[[], None]
+ON_CPU_ONLY = ("kept_memory",)
 
 _FIRST_STEP = """
 import os, sys, torch
@@ -56,6 +56,25 @@ train.Run.train_step = first
 from lanmsff.__main__ import main
 sys.exit(main(sys.argv[1:]) or 1)
 """
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is timed: a call, and the context in which one turn calls it.
+
+    Where there is a context, a turn begins with a call that is not timed, in which what was
+    switched on takes effect.
+    """
+
+    call: Callable[[], object]
+    context: Callable[[], AbstractContextManager] | None = None
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        with self.context() if self.context else nullcontext():
+            if self.context:
+                self.call()
+            yield
 
 
 def bench(
@@ -89,9 +108,9 @@ def bench(
                 continue
             say(what)
             with TemporaryDirectory() as folder:
-                calls = make(batch, device, precision, Path(folder))
-                memory = {name: _peak_memory(call, device) for name, call in calls.items()}
-                turns = take_turns(calls, device, seconds)
+                works = make(batch, device, precision, Path(folder))
+                memory = {name: _peak_memory(work, device) for name, work in works.items()}
+                turns = take_turns(works, device, seconds)
             record[kind][str(batch)] = compare(turns, batch) | {"peak_memory_mb": memory}
             slowest = statistics.median(turns["plain"]) / batch
     say("each means left out")
@@ -104,24 +123,24 @@ def bench(
     return record
 
 
-def take_turns(calls: dict[str, Call], device: torch.device, seconds: float) -> dict[str, list]:
+def take_turns(works: dict[str, Work], device: torch.device, seconds: float) -> dict[str, list]:
     """Seconds of one call of each, in every turn; the turns alternate.
 
     Ends after `TURNS` turns, or after `FEWEST_TURNS` once `seconds` are over.
     """
     repeats = {}
-    for name, call in calls.items():
+    for name, work in works.items():
         if device.type == "cuda":
-            _seconds(call, WARM_UP, device)
-        once = _seconds(call, 1, device)
+            _seconds(work, WARM_UP, device)
+        once = _seconds(work, 1, device)
         repeats[name] = max(1, round(TURN_SECONDS / max(once, 1e-6)))
-    turns: dict[str, list[float]] = {name: [] for name in calls}
+    turns: dict[str, list[float]] = {name: [] for name in works}
     end = time.perf_counter() + seconds
     for turn in range(TURNS):
         if turn >= FEWEST_TURNS and time.perf_counter() > end:
             break
-        for name, call in calls.items():
-            turns[name].append(_seconds(call, repeats[name], device) / repeats[name])
+        for name, work in works.items():
+            turns[name].append(_seconds(work, repeats[name], device) / repeats[name])
     return turns
 
 
@@ -180,14 +199,14 @@ def _median_run(words: Callable[[int], list[str]]) -> float:
 
 def _training_calls(
     batch: int, device: torch.device, precision: str, folder: Path
-) -> dict[str, Call]:
+) -> dict[str, Work]:
     return {
         "plain": _plain_training(batch, device),
         "library": _library_training(batch, device, precision, folder, Speed()),
     }
 
 
-def _plain_training(batch: int, device: torch.device) -> Call:
+def _plain_training(batch: int, device: torch.device) -> Work:
     model = LANMSFF().to(device).train()
     optimizer = torch.optim.Adam(model.parameters())
     images = torch.rand(batch, 1, SIDE, SIDE, device=device)
@@ -198,28 +217,30 @@ def _plain_training(batch: int, device: torch.device) -> Call:
         F.cross_entropy(model(images), labels).backward()
         optimizer.step()
 
-    return step
+    return Work(step)
 
 
 def _library_training(
     batch: int, device: torch.device, precision: str, folder: Path, speed: Speed
-) -> Call:
-    """A step of `Run`, augmentation included."""
+) -> Work:
+    """A step of `Run`, augmentation included, with what is switched on in an epoch."""
     run = Run(noise(batch), "paper", folder, device=device, precision=precision, speed=speed,
               changes={"batch_size": batch})  # fmt: skip
     run.model.train()
     items = torch.arange(batch, device=device)
 
-    def step() -> None:
-        with cudnn_benchmark(speed.benchmark):  # as in an epoch of `Run`
-            run.train_step(items)
+    @contextmanager
+    def epoch() -> Iterator[None]:
+        keep = speed.kept_memory and device.type == "cpu"
+        with cudnn_benchmark(speed.benchmark), kept_memory(keep):
+            yield
 
-    return step
+    return Work(lambda: run.train_step(items), epoch)
 
 
 def _inference_calls(
     batch: int, device: torch.device, precision: str, folder: Path
-) -> dict[str, Call]:
+) -> dict[str, Work]:
     """From images on the device to logits on the CPU; the library also resizes and scales them."""
     plain, ours = LANMSFF().to(device).eval(), LANMSFF().eval()
     images = torch.rand(batch, 1, SIDE, SIDE, device=device)
@@ -230,25 +251,24 @@ def _inference_calls(
             plain(images).cpu()
 
     library = Predictor(ours, device, precision)
-    return {"plain": plain_step, "library": lambda: library(pixels)}
+    return {"plain": Work(plain_step), "library": Work(lambda: library(pixels))}
 
 
 def _without(device: torch.device, precision: str, seconds: float) -> dict[str, Any]:
     """Training at the paper's batch size, with everything and with one thing left out each time."""
-    switches = [field.name for field in fields(Speed)]
-    if device.type != "cuda":
-        switches = [name for name in switches if name not in ON_GPU_ONLY]
+    elsewhere = ON_CPU_ONLY if device.type == "cuda" else ON_GPU_ONLY
+    switches = [field.name for field in fields(Speed) if field.name not in elsewhere]
     with TemporaryDirectory() as folder:
 
-        def call(name: str, precision: str, speed: Speed) -> Call:
+        def work(name: str, precision: str, speed: Speed) -> Work:
             return _library_training(PAPER_BATCH, device, precision, Path(folder, name), speed)
 
-        calls = {"nothing": call("nothing", precision, Speed())}
+        works = {"nothing": work("nothing", precision, Speed())}
         if precision != "float32":
-            calls[precision] = call(precision, "float32", Speed())
+            works[precision] = work(precision, "float32", Speed())
         for name in switches:
-            calls[name] = call(name, precision, Speed(**{name: False}))
-        turns = take_turns(calls, device, seconds)
+            works[name] = work(name, precision, Speed(**{name: False}))
+        turns = take_turns(works, device, seconds)
     return {
         name: {
             "images_per_second": PAPER_BATCH / statistics.median(of),
@@ -281,7 +301,8 @@ def _onnx_ms() -> float:
         session = open_session(file)
     face = {INPUT: np.random.default_rng(0).random((1, 1, SIDE, SIDE), dtype=np.float32)}
     cpu = torch.device("cpu")
-    (turns,) = take_turns({"onnx": lambda: session.run(None, face)}, cpu, TURN_SECONDS).values()
+    work = Work(lambda: session.run(None, face))
+    (turns,) = take_turns({"onnx": work}, cpu, TURN_SECONDS).values()
     return 1000 * statistics.median(turns)
 
 
@@ -293,7 +314,7 @@ def _bandwidth(record: dict[str, Any], device: torch.device, precision: str) -> 
     """
     source = torch.empty(2**30, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    (turns,) = take_turns({"copy": lambda: target.copy_(source)}, device, 5.0).values()
+    (turns,) = take_turns({"copy": Work(lambda: target.copy_(source))}, device, 5.0).values()
     rate = 2 * source.numel() / statistics.median(turns)  # read and written
     traffic = memory_traffic(LANMSFF(), 2 if precision == "bfloat16" else 4)
     found: dict[str, Any] = {"bytes_per_second": rate, "bytes_per_image": {}, "share_of_bound": {}}
@@ -305,29 +326,31 @@ def _bandwidth(record: dict[str, Any], device: torch.device, precision: str) -> 
     return found
 
 
-def _seconds(call: Call, repeats: int, device: torch.device) -> float:
-    """Of all the calls together, the device's work included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+def _seconds(work: Work, repeats: int, device: torch.device) -> float:
+    """Of one turn of so many calls, the device's work included."""
+    with work.turn():
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        for _ in range(repeats):
+            work.call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
 
 
-def _peak_memory(call: Call, device: torch.device) -> float | None:
+def _peak_memory(work: Work, device: torch.device) -> float | None:
     """MB in use at most during a call, of the device or of this process; None if nobody counts."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        call()
+        work.call()
         return torch.cuda.max_memory_allocated(device) / 1e6
     try:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
     except OSError:
         return None
-    call()
+    with work.turn():
+        work.call()
     lines = Path("/proc/self/status").read_text().splitlines()
     peak = next(line for line in lines if line.startswith("VmHWM"))
     return int(peak.split()[1]) * 1024 / 1e6

@@ -1,7 +1,8 @@
-"""A network for inference: batch norm folded into the convolutions before it."""
+"""A network for inference: batch norm folded into the convolutions before it, weights cast once."""
 
 import copy
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -32,3 +33,13 @@ def folded(model: nn.Module) -> nn.Module:
                 continue
             layers[k + 1] = nn.Identity()
     return model
+
+
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the weights that autocast would cast in every call; under it `model` computes the same.
+
+    Those of convolutions, transposed ones and linear layers. The cast is in place.
+    """
+    for layer in model.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            layer.to(dtype)

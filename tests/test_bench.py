@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from lanmsff import bench as module
 from lanmsff.__main__ import main
-from lanmsff.bench import bench, compare, noise, take_turns
+from lanmsff.bench import Work, bench, compare, noise, take_turns
 from lanmsff.commands.bench import table
 from lanmsff.results import read_record
 from lanmsff.step import Speed
@@ -40,10 +41,10 @@ def clock(monkeypatch):
 def test_turns_alternate_and_short_calls_are_repeated(clock):
     order = []
 
-    def call(name, seconds):
-        return lambda: (order.append(name), clock.tick(seconds))
+    def work(name, seconds):
+        return Work(lambda: (order.append(name), clock.tick(seconds)))
 
-    turns = take_turns({"plain": call("p", 0.15), "library": call("l", 1.0)}, CPU, 100)
+    turns = take_turns({"plain": work("p", 0.15), "library": work("l", 1.0)}, CPU, 100)
     assert "".join(order) == "pl" + 7 * "ppl"  # 2 x 0.15 s make a turn
     assert turns["plain"] == pytest.approx(7 * [0.15])
     assert turns["library"] == pytest.approx(7 * [1.0])
@@ -51,8 +52,25 @@ def test_turns_alternate_and_short_calls_are_repeated(clock):
 
 @pytest.mark.parametrize("seconds, turns", [(0, 3), (11, 4), (1000, 7)])
 def test_turns_end_with_the_time_but_not_before_three(seconds, turns, clock):
-    calls = {"plain": lambda: clock.tick(2), "library": lambda: clock.tick(1)}
-    assert len(take_turns(calls, CPU, seconds)["library"]) == turns
+    works = {"plain": Work(lambda: clock.tick(2)), "library": Work(lambda: clock.tick(1))}
+    assert len(take_turns(works, CPU, seconds)["library"]) == turns
+
+
+def test_a_turn_with_a_context_begins_with_a_call_that_is_not_timed(clock):
+    seen = []
+
+    @contextmanager
+    def context():
+        seen.append("in")
+        yield
+        seen.append("out")
+
+    def call():
+        clock.tick(3 if seen[-1] == "in" else 1)
+        seen.append("call")
+
+    assert take_turns({"library": Work(call, context)}, CPU, 0) == {"library": [1.0, 1.0, 1.0]}
+    assert seen == 4 * ["in", "call", "call", "out"]  # the first tells how many calls are a turn
 
 
 @pytest.mark.parametrize("wanted", [True, False])
@@ -61,9 +79,18 @@ def test_training_is_timed_with_what_an_epoch_switches_on(wanted, tmp_path, monk
     monkeypatch.setattr(
         module.Run, "train_step", lambda run, items: seen.append(torch.backends.cudnn.benchmark)
     )
-    speed = Speed(benchmark=wanted)
-    module._library_training(2, CPU, "float32", tmp_path, speed)()
-    assert seen == [wanted] and not torch.backends.cudnn.benchmark
+    kept = []
+
+    @contextmanager
+    def kept_memory(wanted):
+        kept.append(wanted)
+        yield
+
+    monkeypatch.setattr(module, "kept_memory", kept_memory)
+    speed = Speed(benchmark=wanted, kept_memory=wanted)
+    with module._library_training(2, CPU, "float32", tmp_path, speed).turn():
+        assert seen == kept == [wanted]
+    assert not torch.backends.cudnn.benchmark
 
 
 def test_compare_takes_medians_and_pairs_the_turns():
@@ -93,7 +120,8 @@ def test_the_record_holds_together(quick):
         for of in record[kind].values():
             assert of["ratio"] == pytest.approx(of["library"] / of["plain"])
             assert all(value is None or value > 50 for value in of["peak_memory_mb"].values())
-    assert list(record["without"]) == ["nothing", "bfloat16", "channels_last", "fused"]
+    without = ["nothing", "bfloat16", "channels_last", "fused", "kept_memory"]
+    assert list(record["without"]) == without
     assert record["without"]["nothing"]["ratio"] == 1
     assert record["latency_ms"]["onnxruntime_cpu"] == 7.25
     assert record["latency_ms"]["library"] == record["inference"]["1"]["ms"]["library"]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lanmsff import LANMSFF
+from lanmsff.blocks.convolution import Conv2d
 from lanmsff.device import autocast, to_device
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
@@ -67,3 +68,22 @@ def test_gradient_of_every_layer(device, precision, tolerance, channels_last):
         ]:
             error = ((ours - theirs).norm() / theirs.norm()).item()
             assert error < tolerance, f"{name}, {what}: relative error {error:.2g}"
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("groups", [1, 72])
+def test_a_dilated_convolution_is_right_in_both_of_its_precisions(channels_last, groups):
+    """Under autocast on a CPU: float32 where gradients are recorded, bfloat16 elsewhere."""
+    torch.manual_seed(0)
+    layer = Conv2d(72, 72, dilation=2, groups=groups)
+    x = torch.randn(4, 72, 32, 32)
+    exact = layer(x)
+    layer, x = (to_device(each, torch.device("cpu"), channels_last) for each in (layer, x))
+    with torch.autocast("cpu", torch.bfloat16):
+        recorded = layer(x)
+        with torch.no_grad():
+            rough = layer(x)
+    assert (recorded.dtype, rough.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(recorded, exact, rtol=1e-4, atol=1e-4)
+    error = (rough.float() - exact).norm() / exact.norm()
+    assert 0 < error < 0.01

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lanmsff import LANMSFF
-from lanmsff.folding import folded
+from lanmsff.folding import cast_weights, folded
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +41,16 @@ def test_nothing_is_left(model):
 def test_batch_norm_behind_anything_else_stays():
     layers = nn.Sequential(nn.BatchNorm2d(2), nn.ReLU(), nn.BatchNorm2d(2))
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in folded(layers)) == 2
+
+
+@pytest.mark.parametrize("attention", ["massatt", "se", "cbam", "none"])
+def test_cast_weights_compute_what_autocast_does(attention):
+    torch.manual_seed(0)
+    model = LANMSFF(3, attention=attention).eval()
+    images = torch.rand(2, 1, 64, 64)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        before = model(images)
+        cast_weights(model, torch.bfloat16)
+        assert torch.equal(model(images), before)
+    assert model.head.weight.dtype == torch.bfloat16
+    assert model.block1.layers[0][1].weight.dtype == torch.float32  # batch norm

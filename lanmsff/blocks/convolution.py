@@ -16,8 +16,8 @@ class Conv2d(nn.Conv2d):
 
     With a dilation above 1, PyTorch's bfloat16 convolution on the CPU returns wrong gradients in
     the channels-last layout and gives no sign of it (relative error 0.17 to 0.99, seen with torch
-    2.15.0). So a dilated convolution steps out of CPU autocast and runs in float32, which costs
-    no time worth mentioning; every other convolution follows autocast.
+    2.15.0). So where gradients are recorded, a dilated convolution steps out of CPU autocast and
+    runs in float32; its output is right in both. Every other convolution follows autocast.
 
     Shapes: (N, in_channels, H, W) -> (N, out_channels, H, W).
     """
@@ -41,7 +41,8 @@ class Conv2d(nn.Conv2d):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.dilation == (1, 1) or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        harmless = self.dilation == (1, 1) or not torch.is_grad_enabled()
+        if harmless or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         with torch.autocast("cpu", enabled=False):
             return super().forward(x.float())

@@ -1,15 +1,19 @@
 """One step: the fast one is the plain one, on every device, and nothing in it waits for a GPU."""
 
+import platform
+import resource
+from contextlib import contextmanager
+
 import pytest
 import torch
 
 from lanmsff.device import be_deterministic
-from lanmsff.step import CapturedStep, Speed, can_capture, cudnn_benchmark
+from lanmsff.step import CapturedStep, Speed, can_capture, cudnn_benchmark, kept_memory
 from lanmsff.train import Run
 
 CPU = torch.device("cpu")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-PLAIN = Speed(channels_last=False, fused=False, captured=False, benchmark=False)
+PLAIN = Speed(channels_last=False, fused=False, captured=False, benchmark=False, kept_memory=False)
 DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
 
 
@@ -129,3 +133,37 @@ def test_deterministic_mode(monkeypatch):
         torch.use_deterministic_algorithms(False)
         monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     assert torch.backends.cudnn.benchmark == before
+
+
+def pages_fetched(blocks=20, size=64 * 2**20):
+    """How often the kernel had to give memory while blocks of 64 MB were filled and freed."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(blocks):
+        torch.ones(size, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc, whose memory it keeps")
+def test_memory_is_kept_while_wanted_and_returned():
+    once = pages_fetched(blocks=1)
+    assert once > 0
+    for wanted, least, most in ((False, 15, 30), (True, 0, 3), (False, 15, 30)):
+        with kept_memory(wanted):
+            pages_fetched(blocks=1)
+            assert least * once <= pages_fetched() <= most * once, wanted
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_training_keeps_memory_where_it_is_wanted(wanted, toy_faces, tmp_path, start, monkeypatch):
+    seen = []
+
+    @contextmanager
+    def watched(wanted):
+        seen.append(wanted)
+        yield
+
+    monkeypatch.setattr("lanmsff.train.kept_memory", watched)
+    run = start(toy_faces(), tmp_path / "run", "tiny improved", epochs=1,
+                speed=Speed(kept_memory=wanted))  # fmt: skip
+    run.train(progress=False)
+    assert seen == [wanted]
