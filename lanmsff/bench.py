@@ -28,7 +28,7 @@ from lanmsff.data import FaceSet
 from lanmsff.evaluate import Predictor
 from lanmsff.model import LANMSFF
 from lanmsff.results import environment
-from lanmsff.step import Speed, cudnn_benchmark, kept_memory
+from lanmsff.step import Speed, can_keep_memory, cudnn_benchmark, kept_memory
 from lanmsff.train import Run
 from lanmsff.weights import load_weights, save_weights
 
@@ -62,18 +62,17 @@ sys.exit(main(sys.argv[1:]) or 1)
 class Work:
     """What is timed: a call, and the context in which one turn calls it.
 
-    Where there is a context, a turn begins with a call that is not timed, in which what was
-    switched on takes effect.
+    A turn begins with a call that is not timed: in it takes effect what the context switches on, and
+    memory that the turn before gave back is asked for again.
     """
 
     call: Callable[[], object]
-    context: Callable[[], AbstractContextManager] | None = None
+    context: Callable[[], AbstractContextManager] = nullcontext
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        with self.context() if self.context else nullcontext():
-            if self.context:
-                self.call()
+        with self.context():
+            self.call()
             yield
 
 
@@ -108,9 +107,14 @@ def bench(
                 continue
             say(what)
             with TemporaryDirectory() as folder:
-                works = make(batch, device, precision, Path(folder))
-                memory = {name: _peak_memory(work, device) for name, work in works.items()}
-                turns = take_turns(works, device, seconds)
+                try:
+                    works = make(batch, device, precision, Path(folder))
+                    turns = take_turns(works, device, seconds)
+                    memory = {name: _peak_memory(work, device) for name, work in works.items()}
+                except torch.OutOfMemoryError:
+                    record["left_out"].append(f"{what}: too little memory on the device")
+                    torch.cuda.empty_cache()
+                    break
             record[kind][str(batch)] = compare(turns, batch) | {"peak_memory_mb": memory}
             slowest = statistics.median(turns["plain"]) / batch
     say("each means left out")
@@ -231,8 +235,7 @@ def _library_training(
 
     @contextmanager
     def epoch() -> Iterator[None]:
-        keep = speed.kept_memory and device.type == "cpu"
-        with cudnn_benchmark(speed.benchmark), kept_memory(keep):
+        with cudnn_benchmark(speed.benchmark), kept_memory(can_keep_memory(device, speed)):
             yield
 
     return Work(lambda: run.train_step(items), epoch)
@@ -340,16 +343,19 @@ def _seconds(work: Work, repeats: int, device: torch.device) -> float:
 
 
 def _peak_memory(work: Work, device: torch.device) -> float | None:
-    """MB in use at most during a call, of the device or of this process; None if nobody counts."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        work.call()
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
-    except OSError:
-        return None
+    """MB in use at most during a call, of the device or of this process; None if nobody counts.
+
+    What a captured step uses inside is not counted: it was allocated when it was captured.
+    """
     with work.turn():
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            work.call()
+            return torch.cuda.max_memory_allocated(device) / 1e6
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
+        except OSError:
+            return None
         work.call()
     lines = Path("/proc/self/status").read_text().splitlines()
     peak = next(line for line in lines if line.startswith("VmHWM"))

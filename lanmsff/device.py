@@ -13,7 +13,7 @@ def pick_device(name: str = "auto") -> torch.device:
     """The device by that name; "auto" is the first CUDA GPU if there is one, else the CPU.
 
     Raises:
-        ValueError: no such device here.
+        ValueError: no such device here, or one that training does not know.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -23,6 +23,8 @@ def pick_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {name!r} cannot be used ({reason}); try 'auto'") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {name!r} cannot be used (only cpu and cuda can); try 'auto'")
     return device
 
 

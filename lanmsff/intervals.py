@@ -7,12 +7,13 @@ The percentiles of few people's draws lie too close together, so they are taken 
 what either interval holds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
+BLOCK = 2_000_000  # groups that are drawn at a time, so that many need little memory
 
 
 def bootstrap_over_groups(
@@ -51,17 +52,16 @@ def bootstrap_over_groups(
     if len(sizes) < 2:
         raise ValueError(f"an interval needs at least two groups; all are {groups[0]!r}")
     n = n or (20_000 if len(sizes) <= 100 else 2_000)
-    drawn = np.random.default_rng(seed).integers(len(sizes), size=(n, len(sizes)))
+    draws = _draws(n, len(sizes), seed)
     if statistic is None:
         sums = np.zeros((len(sizes), *values.shape[1:]))
         np.add.at(sums, group, values)
-        cells = drawn + len(sizes) * np.arange(n)[:, None]  # one for each draw and group
-        times = np.bincount(cells.ravel(), minlength=cells.size).reshape(cells.shape)
-        found = (np.tensordot(times, sums, 1).T / (times @ sizes)).T
+        found = np.concatenate([_means(drawn, sums, sizes) for drawn in draws])
     else:
         values = values[np.argsort(group, kind="stable")]
         starts = np.cumsum(sizes) - sizes
-        found = [statistic(values[_rows(starts[draw], sizes[draw])]) for draw in drawn]
+        found = [statistic(values[_rows(starts[draw], sizes[draw])])
+                 for drawn in draws for draw in drawn]  # fmt: skip
     low, high = np.quantile(found, _tails(len(sizes)), axis=0)
     return low, high
 
@@ -82,6 +82,21 @@ def difference_interval(
     apart = value - other
     return (float(apart - np.hypot(value - low, other_high - other)),
             float(apart + np.hypot(high - value, other - other_low)))
+
+
+def _draws(n: int, groups: int, seed: int) -> Iterator[np.ndarray]:
+    """n draws with replacement of so many groups, a few rows at a time, to save memory."""
+    rng = np.random.default_rng(seed)
+    rows = max(1, BLOCK // groups)
+    for first in range(0, n, rows):
+        yield rng.integers(groups, size=(min(rows, n - first), groups))
+
+
+def _means(drawn: np.ndarray, sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Means (R, ...) over the rows in the groups of R draws, from the groups' sums and sizes."""
+    cells = drawn + len(sizes) * np.arange(len(drawn))[:, None]  # one for each draw and group
+    times = np.bincount(cells.ravel(), minlength=cells.size).reshape(cells.shape)
+    return (np.tensordot(times, sums, 1).T / (times @ sizes)).T
 
 
 def _tails(groups: int) -> tuple[float, float]:

@@ -44,6 +44,10 @@ def can_capture(device: torch.device, speed: Speed, processes: int) -> bool:
     return speed.captured and device.type == "cuda" and processes == 1
 
 
+def can_keep_memory(device: torch.device, speed: Speed) -> bool:
+    return speed.kept_memory and device.type == "cpu"
+
+
 def make_optimizer(
     model: nn.Module, recipe: Recipe, fused: bool = True, capturable: bool = False
 ) -> torch.optim.AdamW:
@@ -85,9 +89,11 @@ def kept_memory(wanted: bool) -> Iterator[None]:
     """Let this process keep the main memory that it frees meanwhile, where the C library is glibc.
 
     By itself glibc gets every block of more than 32 MB from the kernel and returns it when it is
-    freed. From batch 64 on the features of block 1 are such blocks, and in every step the kernel
-    fills each with zeros anew: at batch 256 a third of the time, seen on two cores. Peak memory
-    grows by up to a half. Afterwards all that is free is returned.
+    freed. The features of block 1 are such blocks from batch 64 on, in float32 from 32 on, and in
+    every step the kernel fills each with zeros anew: at batch 256 a third of the time, seen on two
+    cores. Peak memory grows by up to a half. Afterwards all that is free is returned, and the
+    thresholds are those to which glibc adapts by itself; what they were cannot be asked. Threads
+    other than the main one have heaps of their own, where large blocks are returned all the same.
     """
     if not wanted or platform.libc_ver()[0] != "glibc":
         yield
@@ -171,6 +177,7 @@ class CapturedStep:
     def __init__(self, step: Step, batch_size: int):
         self.step = step
         self.items = torch.zeros(batch_size, dtype=torch.int64, device=step.labels.device)
+        self.stream = torch.cuda.Stream(self.items.device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.result = torch.zeros(2)
         self.warmed_up = 0
@@ -189,18 +196,17 @@ class CapturedStep:
         return self.result
 
     def _on_a_side_stream(self, items: Tensor) -> Tensor:
-        device = items.device
-        current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
+        current = torch.cuda.current_stream(items.device)
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
             result = self.step(items)
-        current.wait_stream(side)
+        current.wait_stream(self.stream)
         return result
 
     def _capture(self) -> None:
         # gradients must be allocated anew by the capture, in the memory of the graph
         self.step.optimizer.zero_grad(set_to_none=True)
         self.graph = torch.cuda.CUDAGraph()
-        # the stream of a capture is one of the current GPU, which need not be the one that trains
-        with torch.cuda.device(self.items.device), torch.cuda.graph(self.graph):
+        # a stream of this GPU: PyTorch's own is made once, on the GPU that is current then
+        with torch.cuda.device(self.items.device), torch.cuda.graph(self.graph, stream=self.stream):
             self.result = self.step(self.items)

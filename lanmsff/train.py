@@ -41,7 +41,7 @@ from lanmsff.model import LANMSFF
 from lanmsff.processes import Alone
 from lanmsff.recipes import pick_recipe
 from lanmsff.results import environment, git_commit, write_record
-from lanmsff.step import Speed, cudnn_benchmark, kept_memory
+from lanmsff.step import Speed, can_keep_memory, cudnn_benchmark, kept_memory
 from lanmsff.weights import load_weights, save_weights
 
 BEST, LAST, RECORD = "best.safetensors", "last.safetensors", "record.json"
@@ -194,8 +194,7 @@ class Run:
         minutes = math.inf if max_minutes is None else max_minutes
         self._deadline = time.monotonic() + 60 * minutes
         self.out.mkdir(parents=True, exist_ok=True)
-        keep = self.speed.kept_memory and self.device.type == "cpu"
-        with self._locked(), kept_memory(keep):
+        with self._locked(), kept_memory(can_keep_memory(self.device, self.speed)):
             self.learner.set_random_state(self._random)  # whatever was drawn since
             try:
                 while not self.finished and not self._all_stop():

@@ -45,18 +45,19 @@ def test_turns_alternate_and_short_calls_are_repeated(clock):
         return Work(lambda: (order.append(name), clock.tick(seconds)))
 
     turns = take_turns({"plain": work("p", 0.15), "library": work("l", 1.0)}, CPU, 100)
-    assert "".join(order) == "pl" + 7 * "ppl"  # 2 x 0.15 s make a turn
+    # each turn begins with a call that is not timed; 2 x 0.15 s make one
+    assert "".join(order) == "ppll" + 7 * "pppll"
     assert turns["plain"] == pytest.approx(7 * [0.15])
     assert turns["library"] == pytest.approx(7 * [1.0])
 
 
-@pytest.mark.parametrize("seconds, turns", [(0, 3), (11, 4), (1000, 7)])
+@pytest.mark.parametrize("seconds, turns", [(0, 3), (20, 4), (1000, 7)])
 def test_turns_end_with_the_time_but_not_before_three(seconds, turns, clock):
     works = {"plain": Work(lambda: clock.tick(2)), "library": Work(lambda: clock.tick(1))}
     assert len(take_turns(works, CPU, seconds)["library"]) == turns
 
 
-def test_a_turn_with_a_context_begins_with_a_call_that_is_not_timed(clock):
+def test_a_turn_begins_with_a_call_that_is_not_timed(clock):
     seen = []
 
     @contextmanager
@@ -170,3 +171,20 @@ def test_the_command_writes_the_record(where, file, quick, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == str(path)
     assert re.fullmatch(file, path.name)
     assert read_record(path)["seconds"] == 0
+
+
+def test_what_does_not_fit_is_left_out_and_said(quick, monkeypatch):
+    def full(batch, *_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(module, "_training_calls", full)
+    record = bench(CPU, "float32", seconds=1000)
+    assert record["training"] == {} and list(record["inference"]) == ["1", "2"]
+    assert record["left_out"] == ["training at batch 1: too little memory on the device"]
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(module, "bench", None)  # is not called
+    assert main(["bench", "--device", "cpu", "--json", str(tmp_path / "file" / "x.json")]) == 2
+    assert "is a file; choose another file" in capsys.readouterr().err

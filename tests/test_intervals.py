@@ -111,3 +111,13 @@ def test_the_difference_of_a_known_case():
     found = difference_interval(*shares[0], *shares[1])
     assert found == pytest.approx((0.0524, 0.3339), abs=5e-5)
     assert difference_interval(*shares[1], *shares[0]) == pytest.approx((-found[1], -found[0]))
+
+
+def test_draws_in_blocks_are_the_same_draws(monkeypatch):
+    values = np.random.default_rng(1).normal(size=(90, 3))
+    groups = np.arange(90) // 2
+    whole = bootstrap_over_groups(values, groups, n=500)
+    monkeypatch.setattr("lanmsff.intervals.BLOCK", 45 * 7)  # 7 draws, which 500 is no multiple of
+    np.testing.assert_allclose(bootstrap_over_groups(values, groups, n=500), whole, rtol=1e-12)
+    by_hand = bootstrap_over_groups(values, groups, lambda rows: rows.mean(axis=0), n=500)
+    np.testing.assert_allclose(by_hand, whole, rtol=1e-12)

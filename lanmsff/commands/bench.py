@@ -24,13 +24,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from lanmsff.bench import bench
+    from lanmsff.data import check_writable
     from lanmsff.results import write_record
 
     device, precision = device_and_precision(arguments)
+    path = arguments.json
+    if path:
+        check_writable(path, "folder" if path.is_dir() else "file")
     record = bench(device, precision, arguments.seconds, say=lambda line: print(f"... {line}"))
     for line in table(record):
         print(line)
-    path = arguments.json
     if path:
         if path.is_dir():
             name = re.sub(r"[^a-z0-9]+", "-", record["environment"]["device"].lower()).strip("-")

@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     import joblib
     from tqdm import tqdm
 
+    from lanmsff.data import check_writable
     from lanmsff.device import pick_device
     from lanmsff.gather import gather, write_result
     from lanmsff.grid import hashes, run_grid
@@ -65,6 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
         for job in jobs:
             print(f"{state(job, setting):10} {job}")
         return 0
+    cut = f"-{arguments.epochs}epochs" if arguments.epochs else ""
+    path = arguments.results / f"{arguments.experiment}{cut}.json"
+    check_writable(path)
     workers = arguments.jobs
     if workers is None and not arguments.scheduler:
         workers = 1 if pick_device(arguments.device).type == "cuda" else joblib.cpu_count()
@@ -83,8 +87,6 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
 
-    cut = f"-{arguments.epochs}epochs" if arguments.epochs else ""
-    path = arguments.results / f"{arguments.experiment}{cut}.json"
     if "recorded" in ended:
         record = gather(arguments.experiment, experiment, setting, arguments.epochs)
         count = f"{record['jobs_done']} of {record['jobs_all']} jobs"

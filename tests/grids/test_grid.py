@@ -155,6 +155,13 @@ def test_list_runs_nothing(command, tmp_path):
     assert not (tmp_path / "runs").exists() and not command.results.exists()
 
 
+def test_a_folder_of_records_that_cannot_be_written_is_refused_before_the_work(command, tmp_path):
+    command.results.touch()  # a file
+    status, _, errors = command("")
+    assert status == 2 and "is a file; choose another file" in errors
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_failed_job_shows_in_the_status(command):
     status, output, _ = command("--only arm=bad", name="broken")
     assert status == 1
