@@ -90,7 +90,7 @@ def kept_memory(wanted: bool) -> Iterator[None]:
 
     By itself glibc gets every block of more than 32 MB from the kernel and returns it when it is
     freed. The features of block 1 are such blocks from batch 64 on, in float32 from 32 on, and in
-    every step the kernel fills each with zeros anew: at batch 256 a third of the time, seen on two
+    every step the kernel fills each with zeros anew: at batch 256 a quarter of the time, seen on two
     cores. Peak memory grows by up to a half. Afterwards all that is free is returned, and the
     thresholds are those to which glibc adapts by itself; what they were cannot be asked. Threads
     other than the main one have heaps of their own, where large blocks are returned all the same.
