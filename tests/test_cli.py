@@ -229,6 +229,7 @@ def refused(trained, toy_faces, tmp_path, monkeypatch, capsys):
         ("train --data toy.npz --out new --device abacus", ["'abacus' cannot be used", "'auto'"]),
         ("train --data toy.npz --out new --device cuda:99", ["'cuda:99' cannot be used"]),
         ("train --data toy.npz --out new --device meta", ["'meta' cannot be used", "only cpu"]),
+        ("train --data toy.npz --out new --device mps", ["'mps' cannot be used (only cpu and cuda"]),
         ("train --data toy.npz --out new --start none", ["none: no such file, run or shipped"]),
         ("train --data reordered.npz --out new --start run",
          ["weights for the classes sad, glad, calm; the data has glad, sad, calm"]),
