@@ -34,7 +34,7 @@ def two_path(in_channels=4, out_channels=6):
 # --- shapes and gradients of all of them
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), sides, sides, st.integers(1, 3))
 def test_convolutions_keep_the_area(n, c, d, height, width, dilation):
     x = torch.rand(n, c, height, width)
@@ -47,7 +47,7 @@ def test_convolutions_keep_the_area(n, c, d, height, width, dilation):
         assert block(x).shape == (n, d, height, width)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), sides, sides)
 def test_two_path_keeps_the_area(n, half_in, half_out, height, width):
     block = two_path(2 * half_in, 2 * half_out).eval()
@@ -55,7 +55,7 @@ def test_two_path_keeps_the_area(n, half_in, half_out, height, width):
     assert block(x).shape == (n, 2 * half_out, height, width)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(1, 3), st.integers(4, 9), st.integers(1, 4), st.integers(1, 4))
 def test_massatt_keeps_the_shape(n, c, height, width):
     x = torch.randn(n, c, 4 * height, 4 * width)

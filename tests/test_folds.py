@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lanmsff.data import DataError, FaceSet
@@ -64,7 +64,6 @@ def test_expressions_are_balanced(protocol, k, faces):
         assert np.ptp(counts) <= 1
 
 
-@settings(deadline=None)
 @pytest.mark.filterwarnings("ignore:The least populated class:UserWarning")
 @given(
     st.lists(st.tuples(st.integers(0, 6), st.integers(0, 11)), min_size=3, max_size=150),

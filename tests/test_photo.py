@@ -141,7 +141,6 @@ FRACTIONS = st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda p: p[0] !=
 
 
 @given(SIDES, SIDES, FRACTIONS, FRACTIONS)
-@settings(deadline=None, derandomize=True)
 def test_the_square_around_a_box(width, height, across, down):
     box = (across[0], down[0], across[1], down[1])
     left, top, right, bottom = square_around(box, width, height)
@@ -248,7 +247,7 @@ CHANGES = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8)
 
 
 @given(st.sampled_from(FORMATS), CHANGES, st.floats(0, 1))
-@settings(deadline=None, max_examples=300, derandomize=True)
+@settings(max_examples=300)
 def test_a_damaged_picture_is_read_or_refused(kind, changes, kept):
     content = bytearray(WHOLE_FILES[kind])
     for place, value in changes:

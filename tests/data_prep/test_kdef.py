@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kdef_standin import ANGLES, PEOPLE, draw, encode, tree, write_folder, write_zip
 from PIL import Image
@@ -85,7 +85,6 @@ SHOTS = st.one_of(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(SHOTS)
 def test_a_name_is_read_as_it_is_written(shot):
     assert kdef.parse_name(f"{shot.name}.JPG") == shot

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kdef_standin import CODES, draw, tree, write_folder, write_zip
 
@@ -95,7 +95,6 @@ def test_a_missing_angle_is_named(lost, message, tmp_path, refused):
     assert [f"lacks {len(lost)} of 35" in line for line in faces.meta["skipped"]] == [True]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(2, len(draw(5)) - 1), st.integers(0, 255)), max_size=20))
 def test_a_damaged_jpeg_is_a_picture_or_refused(changes):
     content = bytearray(draw(5))
