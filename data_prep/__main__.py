@@ -1,4 +1,4 @@
-"""`python -m data_prep COMMAND`: one command for each data set, one that counts, one that downloads."""
+"""`python -m data_prep COMMAND`: one command for each data set, one to count, one to download."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from data_prep import download, fer2013, ferplus, kdef, posefaces, statistics
-from lanmsff.data import DataError
+from lanmsff.data import DataError, in_one_line
 
 DESCRIPTION = "Prepare data sets for lanmsff: check, clean, split and record them."
 # each: add_parser(subparsers), run(args)
@@ -22,15 +22,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         args.run(args)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+    except (DataError, OSError) as error:
+        print(f"error: {in_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("error: stopped; nothing was written", file=sys.stderr)
+        print("error: stopped; no file is half written", file=sys.stderr)
         return 130
     return 0
 

@@ -8,8 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
-
+from data_prep.output import printable
 from data_prep.posefaces import ict
 from lanmsff.data import DataError, replacing
 
@@ -82,7 +81,8 @@ def fetch_fer2013(folder: Path) -> Path:
         return target
     by_hand = (
         f"fetch it by hand: sign in at https://www.kaggle.com/c/{COMPETITION}/data, accept the "
-        f"rules, download {KAGGLE_FILE} (or icml_face_data.csv) and put it at {target}"
+        f"rules, download {KAGGLE_FILE} or icml_face_data.csv and put it in {folder} under that "
+        f"name; `python -m data_prep fer2013 --source {folder} --out data/fer2013.npz` reads it"
     )
     try:
         import kagglehub
@@ -120,6 +120,8 @@ def fetch_ictfacekit(folder: Path) -> Path:
 
 
 def _retrieve(url: str, path: Path, known_hash: str | None) -> None:
+    import pooch  # here, so that sets can be prepared where it is not installed
+
     pooch.get_logger().setLevel(logging.WARNING)
     pooch.retrieve(url, known_hash, fname=path.name, path=path.parent,
                    downloader=pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT))
@@ -153,4 +155,4 @@ def run(args: argparse.Namespace) -> None:
     paths = ([_SINGLE[args.what](args.out)] if args.what in _SINGLE
              else fetch(FILES[args.what], args.out))
     for path in paths:
-        print(path)
+        print(printable(path))

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from data_prep.output import add_output_arguments, check_output, write
+from data_prep.jpeg import decode_grey
+from data_prep.output import add_output_arguments, check_output, printable, write
 from data_prep.sources import BadRows, Source, open_source
 from lanmsff import duplicates
 from lanmsff.data import SPLITS, DataError, FaceSet
@@ -130,8 +130,8 @@ def _read_csv(source: Source, name: str, bad: BadRows) -> Rows:
     if not labels:
         raise DataError(f"{where}: no rows with a face")
     if not known:
-        print(f"warning: unknown checksum, {file} is not as Kaggle ships it (md5 {md5}); "
-              f"it has {number:,} rows")
+        print(f"warning: unknown checksum, {printable(file)} is not as Kaggle ships it "
+              f"(md5 {md5}); it has {number:,} rows")
     images = np.frombuffer(bytes(pixels), np.uint8).reshape(-1, SIDE, SIDE)
     return Rows(images, np.array(labels, np.int64), np.array(usages), np.array(numbers, np.int64),
                 number, file, {file: sha256})
@@ -186,12 +186,16 @@ def _read_jpegs(source: Source, bad: BadRows) -> Rows:
     found, digests = [], []
     files = [name for name in source.names if _is_picture(name)]
     for name in tqdm(files, unit="image", desc="JPEG", disable=None, leave=False, file=sys.stderr):
-        content = source.read(name, _JPEG_BYTES)
+        try:
+            content = source.read(name, _JPEG_BYTES)
+        except DataError as error:
+            bad.add(str(error))  # which names the file
+            continue
         digests.append(f"{PurePosixPath(name).name} {hashlib.sha256(content).hexdigest()}")
         try:
             usage, number, label = _parse_name(name)
             found.append((list(USAGES).index(usage), number, label, _decode(content)))
-        except BadRow as error:
+        except (BadRow, DataError) as error:
             bad.add(f"{source.path}: {name}: {error}")
     if not found:
         raise DataError(f"{source.path}: no good JPEG among {len(files)}")
@@ -199,7 +203,8 @@ def _read_jpegs(source: Source, bad: BadRows) -> Rows:
     usage, number, labels, images = zip(*found, strict=True)
     if len(files) != ROWS:
         print(f"warning: {len(files):,} JPEGs, Kaggle's folder has {ROWS:,}")
-    sha256 = hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+    listing = "\n".join(sorted(digests)).encode(errors="surrogateescape")  # names as they are
+    sha256 = hashlib.sha256(listing).hexdigest()
     return Rows(np.stack(images), np.array(labels, np.int64), np.array(list(USAGES))[list(usage)],
                 np.array(number, np.int64), len(files), "JPEG folder", {"JPEG folder": sha256})
 
@@ -224,14 +229,10 @@ def _parse_name(name: str) -> tuple[str, int, int]:
 
 
 def _decode(content: bytes) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
-            if image.size != (SIDE, SIDE):
-                raise BadRow(f"picture of {image.size[0]}x{image.size[1]}, must be {SIDE}x{SIDE}")
-            return np.asarray(image.convert("L"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).split("<", 1)[0].strip()
-        raise BadRow(f"corrupt JPEG ({reason})") from None
+    grey = decode_grey(content)
+    if grey.size != (SIDE, SIDE):
+        raise BadRow(f"picture of {grey.width}x{grey.height}, must be {SIDE}x{SIDE}")
+    return np.asarray(grey)
 
 
 def prepare(source: str | Path, skip_bad: bool = False) -> FaceSet:

@@ -40,6 +40,7 @@ LISTS = {
 # The test list of RAN has faces that only the rule "argmax" keeps; under another rule it would be
 # another list with the same name.
 RULES_OF_A_LIST = {"ran": ("argmax",)}
+_VOTE = {str(count): count for count in range(11)}
 _IMAGE_NAME = re.compile(r"fer\d{7}(?=\.(?:png|jpg)\b|\s)")
 
 
@@ -118,25 +119,35 @@ class Votes:
 def read_votes(content: bytes, where: str, bad: BadRows) -> Votes:
     """Parse fer2013new.csv; `DataError` for a missing column or, unless skipped, a bad row."""
     text = io.StringIO(content.decode("utf-8-sig", errors="replace"), newline="")
-    reader = csv.reader(text)
-    column = {name.strip(): position for position, name in enumerate(next(reader, []))}
+    lines = map(_split, text)
+    column = {name.strip(): position for position, name in enumerate(next(lines, []))}
     missing = [n for n in ("Usage", "Image name", *VOTE_COLUMNS) if n not in column]
     if missing:
         raise DataError(f"{where}: header (line 1): missing column {', '.join(missing)}")
     usage, names, votes, good = [], [], [], []
-    for row in filter(None, reader):
+    for number, row in enumerate(lines, 2):
+        if not row:  # blank lines are no rows
+            continue
         fields = [field.strip() for field in row] + [""] * (len(column) - len(row))
         counts = [fields[column[name]] for name in VOTE_COLUMNS]
-        fine = len(row) == len(column) and all(c.isdecimal() and int(c) <= 10 for c in counts)
+        fine = len(row) == len(column) and all(c in _VOTE for c in counts)
         if not fine:
-            bad.add(f"{where}: row {len(good) + 1} (line {reader.line_num}): "
+            bad.add(f"{where}: row {len(good) + 1} (line {number}): "
                     f"not {len(VOTE_COLUMNS)} votes of 0..10: {','.join(row)[:60]}")
         usage.append(fields[column["Usage"]])
         names.append(fields[column["Image name"]])
-        votes.append([int(c) for c in counts] if fine else [0] * len(counts))
+        votes.append([_VOTE[c] for c in counts] if fine else [0] * len(counts))
         good.append(fine)
     return Votes(np.array(usage, str), np.array(names, str),
                  np.array(votes, np.uint8).reshape(-1, len(VOTE_COLUMNS)), np.array(good, bool))
+
+
+def _split(line: str) -> list[str]:
+    """The fields of one line, by itself: no stray quote swallows the lines after it."""
+    try:
+        return next(csv.reader([line], strict=True), [])
+    except csv.Error:
+        return [line.strip()[:60]]  # too few fields for a row
 
 
 def read_list(content: bytes, where: str) -> set[str]:

@@ -13,6 +13,7 @@ import io
 import json
 import re
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
@@ -120,7 +121,7 @@ class _Reading:
     images: dict[Shot, np.ndarray] = field(default_factory=dict)
     black: list[str] = field(default_factory=list)
     digests: dict[str, Shot] = field(default_factory=dict)  # sha256 of what is in `images`
-    size: tuple[int, int] | None = None
+    sizes: dict[Shot, tuple[int, int]] = field(default_factory=dict)  # width, height; likewise
 
     def add(self, shot: Shot, file: str, content: bytes) -> None:
         """Take one picture; `DataError` if it is damaged or stands in the source twice."""
@@ -131,15 +132,25 @@ class _Reading:
         if np.asarray(grey).mean() < BLACK:
             self.black.append(shot.name)
             return
-        self.size = self.size or grey.size
-        if grey.size != self.size:
-            raise DataError("picture of {}x{}, others are of {}x{}; boxes would not fit both"
-                            .format(*grey.size, *self.size))
         digest = hashlib.sha256(content).hexdigest()
         if digest in self.digests:
             raise DataError(f"the same picture as {self.files[self.digests[digest]]}")
         self.images[shot] = self.crop(shot, grey)
         self.digests[digest] = shot
+        self.sizes[shot] = grey.size
+
+    def drop_odd_sizes(self) -> list[str]:
+        """Give up pictures that have not the commonest size, of equals that met first.
+
+        For each, one line.
+        """
+        usual = Counter(self.sizes.values()).most_common(1)[0][0]
+        odd = {shot: size for shot, size in self.sizes.items() if size != usual}
+        for shot in odd:
+            del self.images[shot], self.sizes[shot]
+        self.digests = {digest: shot for digest, shot in self.digests.items() if shot not in odd}
+        return ["{}: picture of {}x{}, others are of {}x{}; boxes would not fit both"
+                .format(self.files[shot], *size, *usual) for shot, size in odd.items()]
 
     def crop(self, shot: Shot, grey: Image.Image) -> np.ndarray:
         """(SIDE, SIDE) uint8: the box of the angle, resized (bilinear, averaging).
@@ -212,6 +223,8 @@ def prepare(
         passed_over = len(source.names) - len(pictures)
     if not reading.images:
         raise DataError(f"{path}: no good picture among {len(pictures)}")
+    for line in reading.drop_odd_sizes():
+        bad.add(f"{path}: {line}")
     if (lacking := reading.missing()) and not skip_bad:
         raise DataError(f"{path}: {lacking[0]}; --skip-bad goes on without")
     dataset = ("PoseFaces" if rendered else "KDEF") + " sweep" * (part == "sweep")
@@ -237,7 +250,12 @@ def prepare(
         yaw=np.array([shot.yaw for shot in shots], np.float32),
         meta=meta,
     )
-    return faces if part == "sweep" else person_independent(faces, FOLDS, SEED)[0].apply(faces)
+    if part == "sweep":
+        return faces
+    try:
+        return person_independent(faces, FOLDS, SEED)[0].apply(faces)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def _pictures(source: Source) -> list[str]:

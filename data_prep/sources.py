@@ -24,7 +24,7 @@ MAX_BYTES = 2**30  # of one file in a source; FER-2013 as a csv has 301 MB
 _DEPTH = 4  # folders below the source that are looked into: DIR/fer2013/train/angry/*.jpg
 _CLUTTER = {"thumbs.db", "desktop.ini"}
 _DAMAGE = (EOFError, NotImplementedError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
-           tarfile.TarError, zipfile.BadZipFile)
+           tarfile.TarError, zipfile.BadZipFile, UnicodeDecodeError)  # the last: of a name
 
 
 @dataclass

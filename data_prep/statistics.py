@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import entropy
 
-from lanmsff.data import MARKS, SPLITS, DataError, FaceSet
+from data_prep.output import printable
+from lanmsff.data import MARKS, SPLITS, DataError, FaceSet, check_writable
 from lanmsff.duplicates import group_identical
 from lanmsff.results import write_record
 
@@ -161,6 +162,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Load, count and write; raises `DataError` or `OSError` and then writes nothing."""
+    check_writable(args.json)
     found = statistics([FaceSet.load(path) for path in args.data])
     write_record(args.json, found)
     for name, one in found["sets"].items():
@@ -168,4 +170,4 @@ def run(args: argparse.Namespace) -> None:
         print(f"{name}: {one['n']:,} faces, {splits}")
     for name, one in found["compared"].items():
         print(f"{name}: {one['n']:,} common faces")
-    print(args.json)
+    print(printable(args.json))

@@ -5,6 +5,8 @@ import sys
 from importlib import import_module
 from types import ModuleType
 
+from lanmsff.data import in_one_line
+
 DESCRIPTION = "Train, score and explain LANMSFF."
 COMMANDS = ("train", "evaluate", "explain", "predict", "export", "grid", "bench")
 USER_ERROR = 2
@@ -31,13 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         status = arguments.run(arguments)  # None but where a command has its own statuses
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
-    except OSError as error:
-        place = error.filename2 or error.filename  # the second is where a file was to be moved
-        where = f"{place}: " if place else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"error: {in_one_line(error)}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

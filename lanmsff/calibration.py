@@ -26,7 +26,7 @@ def fit_temperature(logits: Tensor, labels: np.ndarray) -> float:
         labels: int (N,).
 
     Returns:
-        A number in `TEMPERATURES`; an end of it where all faces, or none, are right.
+        A number in `TEMPERATURES`, towards an end of it where all faces, or none, are right.
     """
     logits, targets = logits.double(), torch.from_numpy(labels)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -47,6 +47,14 @@ _ARRAYS: dict[str, tuple[str, type | None, int]] = {
 
 class DataError(ValueError):
     """A data file, or a set of faces, is not what it should be; the text is one line."""
+
+
+def in_one_line(error: Exception) -> str:
+    """What went wrong, for a user; an `OSError` of a file names it."""
+    if not isinstance(error, OSError):
+        return str(error)
+    place = error.filename2 or error.filename  # the second is where a file was to be moved
+    return (f"{place}: " if place else "") + (error.strerror or str(error))
 
 
 @contextmanager
@@ -203,12 +211,15 @@ class FaceSet:
                 if not isinstance(archive, np.lib.npyio.NpzFile):
                     raise DataError("not an .npz archive")
                 arrays = {name: archive[name] for name in archive.files}
+            bare = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+            if bare:
+                raise DataError(f"field {bare[0]} is no array")
             return cls(**_parse(arrays))
         except FileNotFoundError:
             raise
         except DataError as error:
             raise DataError(f"{path}: {error}; prepare it again with `data_prep`") from None
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        except (ValueError, EOFError, OSError, RuntimeError, BadZipFile, zlib.error) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(f"{path}: not a whole prepared set ({reason})") from None
 

@@ -15,14 +15,14 @@ share most of their training faces, count as one there as well: the mean of them
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy import stats
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 
 from lanmsff.calibration import calibration
@@ -31,7 +31,7 @@ from lanmsff.data import FaceSet
 from lanmsff.evaluate import evaluate, subsets
 from lanmsff.experiments import FOLDED, PROTOCOLS, Experiment, Job
 from lanmsff.intervals import bootstrap_over_groups
-from lanmsff.jobs import Setting, load_logits, recorded
+from lanmsff.jobs import Setting, load_logits, mark_leaks, recorded
 from lanmsff.model import LANMSFF
 from lanmsff.recipes import pick_recipe
 from lanmsff.results import read_record, write_record
@@ -153,11 +153,13 @@ def collect(
         name: of the prepared set.
         faces: that set.
     """
+    protocol = next(iter(jobs)).protocol
+    faces = mark_leaks(faces, protocol)
     found = {}
     for job, record in jobs.items():
         logits, rows = load_logits(setting.folder(job), weights, name)
         found[job] = logits, logits / record["scores"][weights]["temperature"], rows
-    folded = next(iter(jobs)).protocol in FOLDED
+    folded = protocol in FOLDED
     if not folded or name != next(iter(jobs)).data:
         names = [f"seed {job.seed}" + (f", fold {job.fold}" if folded else "") for job in jobs]
         networks = dict(zip(names, found.values()))
@@ -201,13 +203,19 @@ def summary(answers: Answers) -> dict[str, Any]:
             }  # fmt: skip
     labels = np.tile(faces.labels, len(answers.networks))
     predicted = answers.logits.argmax(2).flatten().numpy()
-    confusion = confusion_matrix(labels, predicted, labels=range(len(faces.classes)))
+    every = range(len(faces.classes))
+    confusion = confusion_matrix(labels, predicted, labels=every)
+    columns = precision_recall_fscore_support(
+        labels, predicted, labels=every, average=None, zero_division=0.0
+    )
+    precision, recall, f1, n = (column.tolist() for column in columns)
     found = {
         "networks": answers.networks,
         "correct": [np.packbits(row).tobytes().hex() for row in answers.correct],
         "parts": parts,
         "per_class": {
-            name: _class_scores(confusion, k) for k, name in enumerate(faces.classes)
+            name: {"precision": precision[k], "recall": recall[k], "f1": f1[k], "n": n[k]}
+            for k, name in enumerate(faces.classes)
         },
         "confusion": confusion.tolist(),
         "calibration": calibration(answers.logits.flatten(0, 1), labels),
@@ -226,19 +234,23 @@ def difference(ours: Answers, theirs: Answers) -> dict[str, Any] | None:
     """How much more often our networks are right than theirs, paired face by face.
 
     Networks of the same name (seed, fold) are paired too; where the names are not the same, the
-    means over the networks are compared.
+    means over the networks are compared. Without leaked faces means without those that are leaked
+    for either: what is, depends on the protocol.
 
     Returns:
         The `spread` of the difference of accuracies for every part; None if the faces are others.
     """
-    if ours.faces.sha256 != theirs.faces.sha256:
+    one, other = (replace(found.faces, leaked_from=None).sha256 for found in (ours, theirs))
+    if one != other:
         return None
     a, b = ours.right, theirs.right
     if ours.networks != theirs.networks:
         a, b = a.mean(0, keepdims=True), b.mean(0, keepdims=True)
+    masks = dict(subsets(ours.faces))
+    masks = {part: masks[part] & mask for part, mask in subsets(theirs.faces)}
     return {
         part: spread((a - b)[:, mask], ours.groups[mask])
-        for part, mask in subsets(ours.faces)
+        for part, mask in masks.items()
         if mask.any()
     }
 
@@ -267,17 +279,6 @@ def spread(values: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
         half = stats.t.ppf(0.975, len(each) - 1) * found["sd"] / np.sqrt(len(each))
         found["over_networks_95"] = [float(each.mean() - half), float(each.mean() + half)]
     return found
-
-
-def _class_scores(confusion: np.ndarray, k: int) -> dict[str, float]:
-    """Precision, recall, F1 and faces of class k; 0 where there is nothing to divide by."""
-    right, actual, called = confusion[k, k], confusion[k].sum(), confusion[:, k].sum()
-    return {
-        "precision": float(right / max(called, 1)),
-        "recall": float(right / max(actual, 1)),
-        "f1": float(2 * right / max(actual + called, 1)),
-        "n": int(actual),
-    }
 
 
 def _job_in_short(record: dict[str, Any], weights: set[str]) -> dict[str, Any]:

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import time
 import traceback
+import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lanmsff.calibration import fit_temperature
-from lanmsff.data import FaceSet, replacing
+from lanmsff.data import SPLITS, FaceSet, replacing
 from lanmsff.device import pick_device, pick_precision
 from lanmsff.duplicates import group_identical, leaked_from
 from lanmsff.evaluate import predict
@@ -31,6 +32,7 @@ from lanmsff.folds import person_independent, random_k_fold
 from lanmsff.recipes import pick_recipe
 from lanmsff.report import report
 from lanmsff.results import read_record, write_record
+from lanmsff.step import Speed
 from lanmsff.train import BEST, LAST, RECORD, Run
 from lanmsff.weights import Weights, load_weights
 
@@ -49,6 +51,7 @@ class Setting:
         device, precision: as on the command line; picked where the job runs.
         threads: of one job.
         deadline: seconds since the epoch, when training ends with a checkpoint; None: never.
+        speed: what is used to train fast.
     """
 
     out: Path
@@ -58,6 +61,7 @@ class Setting:
     precision: str = "auto"
     threads: int = 1
     deadline: float | None = None
+    speed: Speed = Speed()
 
     def folder(self, job: Job) -> Path:
         return self.out / job.folder
@@ -94,7 +98,7 @@ def divide(faces: FaceSet, protocol: str, fold: int | None = None) -> tuple[Face
         folds = person_independent if protocol == "person-independent" else random_k_fold
         chosen = folds(faces, FOLDS)[fold - 1]
         return chosen.apply(faces), chosen.test
-    train, val, test = (np.flatnonzero(faces.split == split) for split in ("train", "val", "test"))
+    train, val, test = (np.flatnonzero(faces.split == split) for split in SPLITS)
     if protocol == "exchanged":
         val, test = test, val
     elif protocol == "watched":
@@ -102,15 +106,24 @@ def divide(faces: FaceSet, protocol: str, fold: int | None = None) -> tuple[Face
     elif protocol == "validation":
         test = val
     rows = np.concatenate([train, val, test])
-    split = np.repeat(["train", "val", "test"], [len(train), len(val), len(test)])
-    chosen = faces.select(rows)
-    leaked = chosen.leaked_from
-    if leaked is not None and protocol == "exchanged":
-        leaked = leaked_from(group_identical(chosen.images), split)
-    elif leaked is not None and protocol == "watched":  # the set's own validation faces are not used
-        leaked = np.where(leaked == "train", leaked, "")
+    split = np.repeat(SPLITS, [len(train), len(val), len(test)])
+    chosen = mark_leaks(faces, protocol).select(rows)
     meta = {key: value for key, value in chosen.meta.items() if key != "counts"}
-    return replace(chosen, split=split, leaked_from=leaked, meta=meta), test
+    return replace(chosen, split=split, meta=meta), test
+
+
+def mark_leaks(faces: FaceSet, protocol: str) -> FaceSet:
+    """The same faces, with `leaked_from` as it is under a protocol that gives splits other roles."""
+    leaked = faces.leaked_from
+    if leaked is None:
+        return faces
+    if protocol == "exchanged":
+        exchanged = {"train": "train", "val": "test", "test": "val"}
+        split = np.array([exchanged[name] for name in faces.split.tolist()])
+        leaked = leaked_from(group_identical(faces.images), split)
+    elif protocol == "watched":  # the set's own validation faces are not used
+        leaked = np.where(leaked == "train", leaked, "")
+    return replace(faces, leaked_from=leaked)
 
 
 def recorded(job: Job, setting: Setting) -> dict[str, Any] | None:
@@ -124,7 +137,7 @@ def recorded(job: Job, setting: Setting) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     same = isinstance(record, dict) and _asked(job, setting).items() <= record.items()
-    return record if same and is_zipfile(folder / LOGITS) else None
+    return record if same and _is_whole(folder / LOGITS) else None
 
 
 def state(job: Job, setting: Setting) -> str:
@@ -202,7 +215,7 @@ def _run(job: Job, setting: Setting) -> Outcome:
     faces, test_rows = divide(sets[job.data], job.protocol, job.fold)
     run = Run(faces, job.recipe, folder, device=device, precision=precision, epochs=job.epochs,
               seed=job.seed, resume=True, start=job.start, changes=dict(job.changes),
-              **dict(job.options))  # fmt: skip
+              speed=setting.speed, **dict(job.options))  # fmt: skip
     trained = None
     if run.finished:  # earlier: what is recorded is where it was trained, not where it is scored
         with suppress(FileNotFoundError):
@@ -216,7 +229,8 @@ def _run(job: Job, setting: Setting) -> Outcome:
 
     tests = {job.data: (faces.subset("test"), test_rows)}
     for name in job.sets[1:]:
-        tests[name] = sets[name].subset("test"), np.flatnonzero(sets[name].split == "test")
+        further = mark_leaks(sets[name], job.protocol)
+        tests[name] = further.subset("test"), np.flatnonzero(further.split == "test")
     arrays, scores = {f"rows {name}": rows for name, (_, rows) in tests.items()}, {}
     for which, file in WEIGHTS.items():
         weights = load_weights(folder / file, faces.classes)
@@ -244,6 +258,15 @@ def _logits(weights: Weights, faces: FaceSet, device: torch.device, precision: s
     images = torch.from_numpy(faces.images)
     logits = predict(weights.model, images, device, precision, mirror=weights.mirror)
     return (logits - logits.amax(1, keepdim=True)).half()
+
+
+def _is_whole(archive: Path) -> bool:
+    """Whether every file in a zip archive has its checksum."""
+    try:
+        with ZipFile(archive) as zipped:
+            return zipped.testzip() is None
+    except (OSError, BadZipFile, EOFError, RuntimeError, zlib.error):
+        return False
 
 
 def _in_words(record: dict[str, Any]) -> str:

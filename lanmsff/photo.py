@@ -121,5 +121,7 @@ def read_photo(path: str | Path, box: Box = WHOLE) -> tuple[np.ndarray, tuple[in
         raise DataError(f"more than {MAX_BYTES:,} bytes")
     with open_picture(content) as image:
         upright = ImageOps.exif_transpose(image)
+        if image.format == "PPM" and image.mode == "I":  # 16 bits: Pillow scales to them
+            upright = upright.convert("I;16")
         place = square_around(box, *upright.size)
         return np.array(to_grey(upright.crop(place))), place  # a copy that may be written

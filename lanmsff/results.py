@@ -34,7 +34,8 @@ def package_version() -> str:
 def git_commit() -> str | None:
     """The commit of the source tree when this was first asked for, with "+changes" if it differs.
 
-    None outside of git, and where the package is installed inside of another project's repository.
+    Outside of git, and where the package is installed inside of another project's repository, it is
+    what the environment variable LANMSFF_COMMIT says, or None: a copy of the tree does not know.
     """
 
     def git(*words: str) -> str:
@@ -47,14 +48,15 @@ def git_commit() -> str | None:
         commit = git("rev-parse", "HEAD")
         return commit + ("+changes" if git("status", "--porcelain", "--", "..") else "")
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("LANMSFF_COMMIT")
 
 
 def environment(device: torch.device, precision: str) -> dict[str, Any]:
     """What a figure depends on besides its seed: versions, device, threads, precision, commit.
 
     The same seed on a processor with other instructions is another training; see the chapter "What
-    a number is worth".
+    a number is worth". On a GPU `tf32` says whether cuDNN rounds what it convolves in float32 to 10
+    bits of mantissa, as it does by default.
     """
     return {
         "python": platform.python_version(),
@@ -62,7 +64,8 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "lanmsff": package_version(),
         "commit": git_commit(),
         "device": device_name(device),
-        **({"processor": processor_name()} if device.type == "cpu" else {}),
+        **({"processor": processor_name()} if device.type == "cpu" else
+           {"tf32": torch.backends.cudnn.allow_tf32}),
         "precision": precision,
         "threads": torch.get_num_threads(),
     }
@@ -96,6 +99,9 @@ def write_record(path: str | Path, record: dict[str, Any]) -> None:
 def read_record(path: str | Path) -> dict[str, Any]:
     """Read a JSON record; `ValueError` names the file if it is not one."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError("not an object")
+    except ValueError as error:  # of the text, or of its encoding
         raise ValueError(f"{path}: not a JSON record ({error})") from None
+    return record

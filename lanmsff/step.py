@@ -57,6 +57,7 @@ def make_optimizer(
     zero limits nothing but the fit (He et al., "Bag of tricks", CVPR 2019).
 
     Args:
+        fused: update all weights in one kernel; else as PyTorch chooses for the device.
         capturable: keep learning rate and step count on the device of `model`.
     """
     parameters = list(model.parameters())
@@ -68,7 +69,7 @@ def make_optimizer(
         lr=torch.tensor(rate, device=parameters[0].device) if capturable else rate,
         eps=recipe.adam_eps,
         weight_decay=0.0,
-        fused=fused,
+        fused=fused or None,  # False would also forbid what PyTorch does by itself on a GPU
         capturable=capturable,
     )
 

@@ -34,12 +34,18 @@ HEADER = "lanmsff"
 class Weights:
     """A network as read from disk: the model (in evaluation mode, on the CPU) and its header.
 
-    `sha256` is that of the file.
+    `file` is the name of the file, `sha256` that of its bytes.
     """
 
     model: LANMSFF
     info: dict[str, Any]
+    file: str
     sha256: str
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a record says of them: name, hash and header."""
+        return {"file": self.file, "sha256": self.sha256, **self.info}
 
     @property
     def classes(self) -> list[str]:
@@ -106,18 +112,23 @@ def load_weights(path: str | Path, classes: list[str] | None = None) -> Weights:
         info = json.loads(header)
         model = LANMSFF(**info["config"])
         model.load_state_dict(tensors)
-        side, names, count = info["image"], info["classes"], len(info["classes"])
+        side, names = info["image"], info["classes"]
+        settings = info.get("settings", {})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = shorten(str(error), 160)
         raise ValueError(f"{path}: header and tensors are no LANMSFF ({reason})") from None
-    if side != IMAGE or count != model.config["num_classes"]:
-        raise ValueError(f"{path}: header does not fit: image {side}, classes {names}")
+    different = isinstance(names, list) and {name for name in names if isinstance(name, str)}
+    fits = side == IMAGE and different and len(different) == len(names)
+    if not fits or len(names) != model.config["num_classes"] or not isinstance(settings, dict):
+        raise ValueError(f"{path}: header does not fit: image {side}, classes {names}, settings "
+                         f"{settings}")  # fmt: skip
     if classes is not None and list(classes) != names:
         raise ValueError(
             f"{path}: weights for the classes {', '.join(names)}; "
             f"the data has {', '.join(classes)}"
         )
-    return Weights(model.eval(), info, hashlib.sha256(path.read_bytes()).hexdigest())
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Weights(model.eval(), info, path.name, sha256)
 
 
 def find_weights(name: str | Path) -> Path:

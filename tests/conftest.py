@@ -50,6 +50,12 @@ def pytest_configure(config):
         torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def no_tf32(monkeypatch):
+    """Float32 in full: by default a GPU rounds what it convolves to 10 bits of mantissa."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.fixture(scope="session")
 def shared():
     """`shared("data/fer2013/labels.csv")` is that path, or skips and names the missing file."""

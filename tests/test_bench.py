@@ -142,6 +142,51 @@ def test_what_takes_too_long_is_left_out_and_said(quick):
     assert table(record)[-1].startswith("left out   inference at batch 2: would take ")
 
 
+def test_a_figure_that_fails_leaves_the_others(quick, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no kernel image\nfor this device")
+
+    for name in ("_without", "startup"):
+        monkeypatch.setattr(module, name, fail)
+    record = bench(CPU, "float32", seconds=1e-6)
+    assert record["without"] == record["startup_seconds"] == {}
+    assert record["latency_ms"]["onnxruntime_cpu"] == 7.25
+    assert record["left_out"][-2:] == [
+        "each means left out: no kernel image", "start-up: no kernel image"
+    ]  # fmt: skip
+    assert table(record)[-1] == "left out   start-up: no kernel image"
+
+
+def test_why_a_new_python_failed_is_told():
+    with pytest.raises(RuntimeError, match="^KeyError: 'gpu'$"):
+        module._median_run(lambda turn: ["-c", "{}['gpu']"])
+
+
+def test_what_is_left_out_on_a_gpu(monkeypatch):
+    """cuDNN's choice is timed apart, in new processes, for PyTorch remembers it."""
+    asked = []
+    monkeypatch.setattr(module, "_library_training", lambda *work: work)
+    monkeypatch.setattr(module, "take_turns", lambda works, *_: dict.fromkeys(works, [0.5, 0.25]))
+    monkeypatch.setattr(
+        module, "_in_new_python", lambda *step: asked.append(step) or 0.5 * len(asked)
+    )
+    found = module._without(torch.device("cuda"), "bfloat16", 1.0)
+    assert list(found) == ["nothing", "bfloat16", "channels_last", "fused", "captured", "benchmark"]
+    assert [step[3].benchmark for step in asked] == [True, False]
+    assert found["benchmark"] == {"images_per_second": 32, "ratio": 2.0}
+
+
+def test_a_step_is_timed_in_a_new_python():
+    assert module._in_new_python(2, CPU, "float32", Speed(), 0.0) > 0
+
+
+def test_the_memory_of_a_graph_is_counted_without_it():
+    called = []
+    work = Work(lambda: called.append("replayed"), uncaptured=lambda: called.append("computed"))
+    module._peak_memory(work, CPU)
+    assert called == ["replayed", "computed"]  # a turn begins with the call that is timed
+
+
 def test_without_onnx_the_rest_is_measured(quick, monkeypatch):
     def missing():
         raise ValueError("ONNX needs onnx; install with: pip install 'lanmsff[export]'")

@@ -155,6 +155,10 @@ TRAIN = ["train", "--data", "toy.npz", "--out", "new"]
         ([*TRAIN, "--epochs", "0"], "--epochs: '0' is not a whole number above 0"),
         ([*TRAIN, "--epochs", "many"], "--epochs: 'many' is not a whole number above 0"),
         ([*TRAIN, "--seed", "x"], "--seed: invalid int value: 'x'"),
+        ([*TRAIN, "--max-minutes", "nan"], "--max-minutes: 'nan' is not a number from 0 on"),
+        (["grid", "kdef-paper", "--max-minutes", "-1"], "'-1' is not a number from 0 on"),
+        (["bench", "--seconds", "soon"], "--seconds: 'soon' is not a number from 0 on"),
+        (["grid", "kdef-paper", "--without", "sense"], "--without: invalid choice: 'sense'"),
         (["evaluate", "--data", "toy.npz"], "--weights"),
         (["evaluate", "--weights", "run", "--data", "toy.npz", "--split", "all"], "'all'"),
     ],
@@ -283,6 +287,16 @@ def test_a_user_sees_one_line_and_status_2(trained):
     assert not (folder / "new").exists()
 
 
+def test_what_a_user_may_not_have_is_not_asked_for():
+    """Sets are prepared, networks trained and scored where only what these use is installed."""
+    absent = ("pooch", "kagglehub", "embreex", "dask", "distributed", "timm", "pytorch_grad_cam",
+              "onnx", "onnxruntime", "papermill", "jupytext")  # fmt: skip
+    code = (f"import sys; sys.modules.update(dict.fromkeys({absent})); import data_prep.__main__, "
+            "lanmsff.__main__, lanmsff.bench, lanmsff.gather, lanmsff.grid, lanmsff.jobs")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_ctrl_c(monkeypatch, capsys, trained):
     folder, *_ = trained
 
@@ -294,7 +308,8 @@ def test_ctrl_c(monkeypatch, capsys, trained):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_record_that_is_no_json(tmp_path):
-    (tmp_path / "x.json").write_text("{")
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"name": "\xff"}'])
+def test_a_record_that_is_none(content, tmp_path):
+    (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(ValueError, match="x.json: not a JSON record"):
         read_record(tmp_path / "x.json")

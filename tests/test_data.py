@@ -2,6 +2,7 @@
 
 import json
 import os
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -183,10 +184,25 @@ def spoil_byte(content):
     return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
 
+def encrypted(content):
+    """The flag that says so, in the directory of the archive."""
+    at = content.index(b"PK\x01\x02") + 8
+    return content[:at] + bytes([content[at] | 1]) + content[at + 1 :]
+
+
+def test_a_member_that_is_no_array_is_refused(tmp_path):
+    path = tmp_path / "faces.npz"
+    faces().save(path)
+    with ZipFile(path, "a") as archive:
+        archive.writestr("ran.npy", b"faces")
+    with pytest.raises(DataError, match="field ran is no array; prepare it again"):
+        FaceSet.load(path)
+
+
 @pytest.mark.parametrize("spoil", [
     lambda c: c[: len(c) // 2], lambda c: c[:-1], lambda c: b"", lambda c: b"emotion,pixels",
-    lambda c: b"\x80\x04K\x01.", spoil_byte,
-], ids=["half", "last byte", "empty", "a csv", "a pickle", "one bit"])
+    lambda c: b"\x80\x04K\x01.", spoil_byte, encrypted,
+], ids=["half", "last byte", "empty", "a csv", "a pickle", "one bit", "encrypted"])
 def test_a_damaged_file_is_refused(spoil, tmp_path):
     path = tmp_path / "faces.npz"
     faces().save(path)

@@ -12,7 +12,7 @@ from PIL import Image
 from lanmsff import LANMSFF
 from lanmsff.__main__ import main
 from lanmsff.augment import resize, to_float
-from lanmsff.commands.explain import COLUMNS
+from lanmsff.commands.explain import COLUMNS, _agreement
 from lanmsff.data import FaceSet
 from lanmsff.explain import attention, cam
 from lanmsff.explain.sanity import CASCADE, rank_correlation
@@ -164,6 +164,16 @@ def test_one_yaw_and_no_attention_leave_no_figure_by_yaw(folder, tmp_path):
     assert run(*words, "--out", tmp_path / "out", "--sample", 2) == 0
     names = {"faces.png", "means.png", "curves.png", "faithfulness.csv", "record.json"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
+
+
+def test_where_nobody_turns_by_the_smallest_step_no_turn_is_measured(toy_faces):
+    """As where angles are measured and not posed."""
+    faces = toy_faces(train=0, val=0, test=4)
+    faces = replace(faces, subject=np.repeat(["a", "b"], 2), labels=np.zeros(4, np.int64),
+                    yaw=np.array([0, 25, 10, 40], np.float32))  # fmt: skip
+    maps = {name: np.random.default_rng(0).random((4, 8, 8)) for name in ("Grad-CAM", "other")}
+    images = to_float(resize(torch.from_numpy(faces.images)))
+    assert list(_agreement(faces, images, maps)) == [("other", "agreement with Grad-CAM")]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Measures of maps, on networks of which the truth is known, and against the libraries' own."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -204,6 +205,13 @@ def test_table_by_parts(toy_faces):
     assert (row["gain_low"], row["gain_high"]) == pytest.approx((2 - high, 2 - low))
     assert rows["cam", "deletion", "all"]["faces"] == 8
     assert "gain" not in rows["cam", "x", "all"]
+
+
+def test_yaws_of_half_a_degree_are_parts_of_their_own(toy_faces):
+    faces = replace(toy_faces(train=0, val=0, test=4), pose30=None,
+                    yaw=np.array([22, 22.5, 22, -0.5], np.float32))  # fmt: skip
+    counts = {name: mask.sum() for name, mask in parts(faces).items()}
+    assert counts == {"all": 4, "yaw -0.5": 1, "yaw 22": 2, "yaw 22.5": 1}
 
 
 def test_table_by_yaw_with_one_person(toy_faces):

@@ -55,12 +55,20 @@ def test_a_map_of_zeros_counts_as_an_even_one():
     (np.ones((6, 8)), NAMES, "must both be"),
     (-np.ones((2, 6, 8)), NAMES, "not negative; the lowest is -1"),
     (np.full((2, 6, 8), np.nan), NAMES, "NaN"),
-    (np.ones((2, 6, 8)), NAMES[:2], "regions hold 2"),
+    (np.ones((2, 6, 8)), NAMES[:2], "regions hold 0 to 2, but there are 2 names"),
     (np.ones((0, 6, 8)), NAMES, "must both be"),
 ])  # fmt: skip
 def test_what_has_no_shares_is_refused(maps, names, said):
     with pytest.raises(ValueError, match=said):
         region_shares(maps, REGIONS, names)
+
+
+def test_a_region_below_the_first_is_refused():
+    """It would be counted as the last one of the map before."""
+    regions = REGIONS.astype(int)
+    regions[1, 0, 0] = -1
+    with pytest.raises(ValueError, match="regions hold -1 to 2, but there are 4 names, from 0 on"):
+        region_shares(np.ones((2, 6, 8)), regions, NAMES)
 
 
 def test_no_maps_are_refused():

@@ -117,7 +117,7 @@ def test_threads(exported):
 
 @pytest.fixture
 def weights():
-    return Weights(LANMSFF(2).eval(), {"classes": ["yes", "no"], "image": {"side": 64}}, "00")
+    return Weights(LANMSFF(2).eval(), {"classes": ["yes", "no"], "image": {"side": 64}}, "w", "00")
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
@@ -139,7 +139,7 @@ def test_a_file_that_differs_is_not_kept(exported, tmp_path, monkeypatch):
         other.head.bias[0] += 1e-3
     (tmp_path / "w.onnx").write_text("the old file")
     with pytest.raises(ValueError, match="w.onnx: not written: .* differ from PyTorch's by"):
-        export_onnx(Weights(other, weights.info, "00"), tmp_path / "w.onnx")
+        export_onnx(Weights(other, weights.info, "w", "00"), tmp_path / "w.onnx")
     assert (tmp_path / "w.onnx").read_text() == "the old file"
     assert len(list(tmp_path.iterdir())) == 1
     export_onnx(weights, tmp_path / "w.onnx")
@@ -151,7 +151,7 @@ def test_a_network_whose_logits_are_no_numbers_is_not_kept(exported, tmp_path):
     broken = copy.deepcopy(weights.model)
     broken.head.bias.data[0] = torch.nan
     with pytest.raises(ValueError, match="not written: .* by nan"):
-        export_onnx(Weights(broken, weights.info, ""), tmp_path / "w.onnx")
+        export_onnx(Weights(broken, weights.info, "w", ""), tmp_path / "w.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

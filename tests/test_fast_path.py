@@ -35,6 +35,7 @@ def inputs_and_output_gradients(model, images, labels):
     return {name: (layers[name], *seen[name]) for name in layers}
 
 
+@pytest.mark.usefixtures("no_tf32")
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("precision, tolerance", [("float32", 1e-4), ("bfloat16", 0.02)])
 @pytest.mark.parametrize("channels_last", [True, False])

@@ -12,7 +12,7 @@ from sklearn import metrics
 from lanmsff.evaluate import evaluate
 from lanmsff.experiments import Arm, Experiment
 from lanmsff.gather import Answers, collect, difference, gather, spread, summary, write_result
-from lanmsff.jobs import LOGITS, Setting
+from lanmsff.jobs import LOGITS, Setting, divide
 from lanmsff.results import read_record
 
 CLASSES = 3
@@ -210,6 +210,37 @@ def test_folds_that_one_seed_lacks_are_left_out(faces, tmp_path):
     assert found.networks == ("seed 0", "seed 1")
     fold = np.arange(60) % 10 + 1
     assert (found.faces.name == faces.name[fold <= 3]).all()
+
+
+@pytest.mark.parametrize("protocol, marked", [("split", [1, 2]), ("watched", [2]),
+                                              ("exchanged", [0])])  # fmt: skip
+def test_leaked_is_what_leaked_under_the_protocol(protocol, marked, toy_faces, tmp_path):
+    """The first validation face is also a test face, the next training face another one."""
+    faces = toy_faces(train=4, val=4, test=4)
+    images = faces.images.copy()
+    images[[9, 10]] = images[[4, 0]]
+    leaked = np.where(np.isin(np.arange(12), [9, 10]), ["val"] * 10 + ["train"] * 2, "")
+    faces = replace(faces, images=images, leaked_from=leaked)
+    setting = Setting(tmp_path, tmp_path, {})
+    (job,) = Experiment("Toys.", "ferplus", "short", {"one": Arm(protocol)}, (0,)).jobs("one")
+    tested, rows = divide(faces, protocol)
+    setting.folder(job).mkdir(parents=True)
+    logits = np.zeros((4, CLASSES), np.float16)
+    np.savez(setting.folder(job) / LOGITS, **{"rows ferplus": rows, "best ferplus": logits})
+    jobs = {job: {"scores": {"best": {"temperature": 1.0}}}}
+    found = collect(jobs, "best", "ferplus", faces, setting).faces.leaked_from
+    assert np.flatnonzero(found != "").tolist() == marked
+    assert (found == tested.subset("test").leaked_from).all()
+
+
+def test_what_leaked_for_either_is_left_out_of_their_difference(faces):
+    marked = [replace(faces, leaked_from=np.where(np.arange(60) < n, "val", "")) for n in (0, 20)]
+    rights = np.zeros((2, 1, 60), bool)
+    rights[0, :, :30] = True
+    for one, other in ((0, 1), (1, 0)):
+        found = difference(answers(marked[one], rights[0]), answers(marked[other], rights[1]))
+        assert found["all"]["mean"] == 30 / 60
+        assert found["all_without_leaked"]["mean"] == 10 / 40
 
 
 def test_nothing_done_is_no_record(tmp_path):

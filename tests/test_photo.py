@@ -77,6 +77,14 @@ def test_16_bits_in_either_byte_order(tmp_path):
         np.testing.assert_array_equal(face, ramp >> 8)
 
 
+def test_16_bits_of_netpbm(tmp_path):
+    """Pillow opens them as 32 bits, of which it fills 16."""
+    values = np.array([[1, 700], [3500, 3900]])
+    (tmp_path / "x.pgm").write_bytes(b"P5 2 2 4000\n" + values.astype(">u2").tobytes())
+    face, _ = read_photo(tmp_path / "x.pgm")
+    assert np.abs(face - 255 * values / 4000).max() <= 1
+
+
 def test_cmyk(quarters, tmp_path):
     picture, grey = quarters
     face = read(picture.convert("CMYK"), tmp_path / "x.jpg", quality=95, subsampling=0)

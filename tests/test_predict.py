@@ -211,7 +211,8 @@ def test_half_a_box(words, message, album, run, capsys):
 def test_a_folder_that_cannot_be_written(album, run):
     Path("out").write_text("a file")
     status, output, errors = run("me.png")
-    assert (status, output, errors) == (2, "", "error: out: File exists\n")
+    assert (status, output) == (2, "")
+    assert errors == "error: out: out is a file; choose another folder\n"
     assert Path("out").read_text() == "a file"
 
 
@@ -219,6 +220,14 @@ def test_weights_that_are_none(album, capsys):
     assert main(["predict", "me.png", "--weights", "none", "--out", "out"]) == 2
     assert capsys.readouterr().err.startswith("error: none: no such file, run or shipped weights")
     assert not Path("out").exists()
+
+
+def test_long_names_leave_room_for_what_is_put_around_them():
+    """A name of 255 bytes is as long as file systems take; letters are not cut apart."""
+    taken = set()
+    names = [_free_name(stem, taken) for stem in 2 * ["\u9854" * 83]]
+    assert len(set(names)) == 2 and all(len(f".{name}.1234567.part".encode()) < 255 for name in names)
+    assert set(names[0].removesuffix(".maps.png")) == {"\u9854"}
 
 
 def test_figures_of_names_that_differ_by_case_only():

@@ -49,6 +49,9 @@ def test_the_commit_is_this_project_s_and_no_other_s(tmp_path, monkeypatch):
     copy = Path(shutil.copy(ROOT / "lanmsff" / "results.py", tmp_path / "lanmsff"))
     monkeypatch.setattr(results, "__file__", str(copy))
     ask = results.git_commit.__wrapped__
+    monkeypatch.setenv("LANMSFF_COMMIT", "told")
+    assert ask() == "told"
+    monkeypatch.delenv("LANMSFF_COMMIT")
     assert ask() is None
     git("init")
     git("commit", "--allow-empty", "-m", "a thesis")

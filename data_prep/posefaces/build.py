@@ -17,7 +17,8 @@ from PIL import Image
 from scipy.ndimage import uniform_filter
 from tqdm import tqdm
 
-from lanmsff.data import DataError, replacing
+from data_prep.output import printable
+from lanmsff.data import DataError, check_writable, replacing
 
 from .expressions import blendshape_weights
 from .ict import FaceModel, load_model
@@ -123,7 +124,7 @@ def build(model_path: Path, out: Path, shots: list[Shot], jobs: int) -> None:
         )
         _store(archive, "people.csv", _people(done), zipfile.ZIP_DEFLATED)
         _store(archive, "LICENSE-ICT-FaceKit.txt", model.licence.encode(), zipfile.ZIP_DEFLATED)
-    print(f"{out}: {len(done):,} pictures, {out.stat().st_size:,} bytes")
+    print(f"{printable(out)}: {len(done):,} pictures, {out.stat().st_size:,} bytes")
 
 
 def _store(
@@ -219,6 +220,7 @@ def run(args: argparse.Namespace) -> None:
         raise DataError(f"--jobs: {args.jobs} is not a number of processes; give 1 or more")
     if args.out.suffix != ".zip":
         raise DataError(f"{args.out}: the set must be named *.zip")
+    check_writable(args.out)
     chosen = set(args.people)
     shots = main_shots([name for name in PEOPLE if name in chosen], "AB")
     shots += sweep_shots([name for name in SWEEP_PEOPLE if name in chosen])

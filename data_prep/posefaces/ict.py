@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from data_prep.sources import open_source
 from lanmsff.data import DataError
 
 # Vertex ranges of the parts that are rendered (README of the model). Lacrimal fluid, eye blend
@@ -113,18 +112,13 @@ def load_model(path: str | Path) -> FaceModel:
     """Read the model from GitHub's archive of the repository, or one cut down to vertices.
 
     Raises:
-        DataError: not a zip, a file is missing or damaged, or vertex counts disagree.
+        DataError: a file is missing or damaged, or vertex counts disagree.
         OSError: the file cannot be read.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; give the zip of the ICT-FaceKit repository")
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path}: not a zip file, or cut off; fetch the ICT-FaceKit archive again")
-    with zipfile.ZipFile(path) as archive:
+    with open_source(path) as source:
         shapes = {
             Path(name).stem: name
-            for name in archive.namelist()
+            for name in source.names
             if name.endswith(".obj") and Path(name).parent.name == "FaceXModel"
         }
         identity_names = [f"identity{i:03d}" for i in range(100)]
@@ -133,12 +127,12 @@ def load_model(path: str | Path) -> FaceModel:
                 raise DataError(
                     f"{path}: FaceXModel/{name}.obj is missing; is this the ICT-FaceKit archive?"
                 )
-        text = _read(archive, shapes["generic_neutral_mesh"])
+        text = source.read(shapes["generic_neutral_mesh"], _MAX_OBJ_BYTES)
         neutral = _vertices(text, shapes["generic_neutral_mesh"])
         triangles = _triangles(text)
 
         def displacement(name: str) -> np.ndarray:
-            return _vertices(_read(archive, shapes[name]), shapes[name]) - neutral
+            return _vertices(source.read(shapes[name], _MAX_OBJ_BYTES), shapes[name]) - neutral
 
         identities = np.stack([displacement(name) for name in identity_names])
         expressions = {
@@ -146,20 +140,9 @@ def load_model(path: str | Path) -> FaceModel:
             for name in sorted(shapes)
             if name != "generic_neutral_mesh" and not name.startswith("identity")
         }
-        licences = [n for n in archive.namelist() if Path(n).name == "LICENSE"]
-        licence = (
-            archive.read(licences[0]).decode() if licences else text.split(b"\nv ")[0].decode()
-        )
+        found = source.find("LICENSE")
+        licence = (source.read(found) if found else text.split(b"\nv ")[0]).decode()
     return FaceModel(neutral, triangles, identities, expressions, licence)
-
-
-def _read(archive: zipfile.ZipFile, name: str) -> bytes:
-    if archive.getinfo(name).file_size > _MAX_OBJ_BYTES:
-        raise DataError(f"{archive.filename}: {name} is too large to be a shape of the model")
-    try:
-        return archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{archive.filename}: {name} is damaged ({error})") from None
 
 
 def _vertices(obj: bytes, name: str) -> np.ndarray:
@@ -185,9 +168,16 @@ def _vertices(obj: bytes, name: str) -> np.ndarray:
 def _triangles(obj: bytes) -> np.ndarray:
     """The ``f`` lines (triangles and quads, numbered from 1) as (T, 3) int32 triangles."""
     triangles = []
-    for line in obj.splitlines():
+    for number, line in enumerate(obj.splitlines(), 1):
         if line.startswith(b"f "):
-            corners = [int(corner.split(b"/")[0]) - 1 for corner in line.split()[1:]]
+            try:
+                corners = [int(corner.split(b"/")[0]) - 1 for corner in line.split()[1:]]
+                fine = all(0 <= corner < VERTICES for corner in corners)
+            except ValueError:
+                fine = False
+            if not fine:
+                raise DataError(f"generic_neutral_mesh.obj: line {number}: a corner is not one of "
+                                f"the vertices 1 to {VERTICES}")
             triangles += [(corners[0], *corners[i : i + 2]) for i in range(1, len(corners) - 1)]
     if not triangles:
         raise DataError("generic_neutral_mesh.obj: no faces in it")

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_prep import kdef
+
 from .camera import View
 from .expressions import BY_CODE, EXPRESSIONS, Performance, perform
 from .people import Person, random_stream, sample_person
 
-YAWS = {"FR": -90, "HR": -45, "S": 0, "HL": 45, "FL": 90}  # KDEF's codes of the angles
 PEOPLE = [f"{sex}{number:02d}" for sex in "FM" for number in range(1, 36)]
 SWEEP_PEOPLE = [f"{sex}{number:02d}" for sex in "FM" for number in range(71, 76)]
 SWEEP_YAWS = tuple(range(-90, 91, 10))
@@ -29,11 +30,9 @@ class Shot:
     @property
     def name(self) -> str:
         """Path inside the zip: ``AF01/AF01ANFL.JPG``, or ``sweep/AF71/AF71AN+030.JPG``."""
-        who = self.session + self.person
-        if self.sweep:
-            return f"sweep/{who}/{who}{self.expression}{self.yaw:+04d}.JPG"
-        angle = next(code for code, yaw in YAWS.items() if yaw == self.yaw)
-        return f"{who}/{who}{self.expression}{angle}.JPG"
+        label = list(kdef.CODES).index(self.expression)
+        file = kdef.Shot(self.person, self.session, label, self.yaw, self.sweep).name
+        return f"{'sweep/' * self.sweep}{self.session}{self.person}/{file}.JPG"
 
     @property
     def key(self) -> tuple[int, ...]:
@@ -52,7 +51,7 @@ def main_shots(people: list[str], sessions: str) -> list[Shot]:
         for person in people
         for session in sessions
         for expression in EXPRESSIONS
-        for yaw in YAWS.values()
+        for yaw in kdef.YAWS.values()
     ]
 
 

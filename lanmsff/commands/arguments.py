@@ -1,11 +1,14 @@
 """Arguments that several commands take, said in the same words."""
 
 import argparse
+from dataclasses import fields
+from math import inf, nan
 from pathlib import Path
 
 import torch
 
 from lanmsff.device import PRECISIONS, pick_device, pick_precision
+from lanmsff.step import Speed
 
 WEIGHTS = "a run's folder (its best epoch), a .safetensors file, or the name of shipped weights"
 
@@ -23,10 +26,36 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="auto")
 
 
+def add_without(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--without",
+        choices=[field.name for field in fields(Speed)],
+        nargs="+",
+        default=[],
+        help="leave out what makes training fast",
+    )
+
+
+def speed(arguments: argparse.Namespace) -> Speed:
+    """What `--without` leaves."""
+    return Speed(**dict.fromkeys(arguments.without, False))
+
+
 def device_and_precision(arguments: argparse.Namespace) -> tuple[torch.device, str]:
     """What `--device` and `--precision` come to on this machine; `ValueError` if it lacks them."""
     device = pick_device(arguments.device)
     return device, pick_precision(arguments.precision, device)
+
+
+def duration(text: str) -> float:
+    """The type of so many seconds or minutes."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = nan
+    if not 0 <= found < inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+    return found
 
 
 def positive(text: str) -> int:

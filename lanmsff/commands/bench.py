@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lanmsff.commands.arguments import add_device, device_and_precision
+from lanmsff.commands.arguments import add_device, device_and_precision, duration
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -15,7 +15,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="write the record there; into a folder as DEVICE.json",
     )  # fmt: skip
     parser.add_argument(
-        "--seconds", type=float, default=90.0,
+        "--seconds", type=duration, default=90.0,
         help="for each figure, about; what takes longer is left out (default: 90)",
     )  # fmt: skip
     add_device(parser)
@@ -64,7 +64,7 @@ def table(record: dict[str, Any]) -> list[str]:
         f"{name.replace('_', ' ')} {seconds:.1f} s"
         for name, seconds in record["startup_seconds"].items()
     )]  # fmt: skip
-    if "bandwidth" in record:
+    if record.get("bandwidth"):
         lines += [f"bandwidth  {record['bandwidth']['bytes_per_second'] / 1e9:,.0f} GB/s"]
         lines += [
             f"  {kind}: share of what it allows "

@@ -11,7 +11,7 @@ from lanmsff.data import SPLITS, FaceSet, check_writable
 from lanmsff.evaluate import evaluate, predict
 from lanmsff.report import by_yaw
 from lanmsff.results import environment, write_record
-from lanmsff.weights import find_weights, load_weights
+from lanmsff.weights import load_weights
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -59,8 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{name:24} {row['accuracy']:7.2%}  {_interval(row, over)}  n {row['n']}")
     if arguments.json:
         record = {
-            "weights": {"file": find_weights(arguments.weights).name, "sha256": weights.sha256,
-                        **weights.info},
+            "weights": weights.origin,
             "data": {**faces.meta, "split": arguments.split, "sha256": sha256},
             "mirror": mirror,
             "scores": scores,

@@ -36,7 +36,7 @@ from lanmsff.explain.perturbation import probabilities
 from lanmsff.explain.sanity import rank_correlation, turned_pairs
 from lanmsff.intervals import bootstrap_over_groups
 from lanmsff.results import environment, write_record
-from lanmsff.weights import find_weights, load_weights
+from lanmsff.weights import load_weights
 
 SAMPLE = 24
 SEED = 0
@@ -101,8 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
     rows += table(values, sample)
 
     record = {
-        "weights": {"file": find_weights(arguments.weights).name, "sha256": weights.sha256,
-                    **weights.info},
+        "weights": weights.origin,
         "data": {**faces.meta, "split": arguments.split, "sha256": sha256},
         "sample": sample.name.tolist(),
         "seed": SEED,
@@ -154,6 +153,8 @@ def _agreement(faces: FaceSet, images: Tensor, maps: Maps) -> Values:
     if len(yaws) > 1:
         step = float(np.diff(yaws).min())
         first, second = turned_pairs(faces, step)
+        if not len(first):  # measured angles need not come in steps
+            return values
         for name, found in (maps | {"edges": edge_maps(images)}).items():
             turned = np.full(len(faces), np.nan)
             turned[first] = rank_correlation(found[first], found[second])

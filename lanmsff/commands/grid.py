@@ -8,7 +8,7 @@ import signal
 import time
 from pathlib import Path
 
-from lanmsff.commands.arguments import add_device, positive
+from lanmsff.commands.arguments import add_device, add_without, duration, positive, speed
 from lanmsff.commands.train import STOPPED
 from lanmsff.experiments import EXPERIMENTS, pick_experiment, select_jobs
 
@@ -32,10 +32,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="at a time; several can share a GPU (default: 1 on a GPU, else one for each core)",
     )  # fmt: skip
     parser.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="run them on a Dask cluster")
-    parser.add_argument("--max-minutes", type=float, help="then end with checkpoints, to go on later")
+    parser.add_argument(
+        "--max-minutes", type=duration, metavar="M",
+        help="end with checkpoints after M minutes, to go on later",
+    )  # fmt: skip
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="of the prepared sets")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of all runs")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the record")
+    add_without(parser)
     add_device(parser)
     parser.set_defaults(run=run)
 
@@ -61,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.device,
         arguments.precision,
         deadline=time.time() + 60 * limit if limit is not None else None,
+        speed=speed(arguments),
     )
     if arguments.list:
         for job in jobs:

@@ -1,6 +1,7 @@
 """`python -m lanmsff predict`: expressions in a reader's own photographs, and what they rest on."""
 
 import argparse
+import os
 import sys
 from itertools import chain, count
 from pathlib import Path
@@ -15,15 +16,16 @@ from tqdm import tqdm
 from lanmsff import plots
 from lanmsff.augment import resize, to_float
 from lanmsff.commands.arguments import add_weights
-from lanmsff.data import DataError, replacing
+from lanmsff.data import DataError, check_writable, replacing
 from lanmsff.evaluate import predict
 from lanmsff.explain import normalise
 from lanmsff.explain.faithfulness import CONTROLS, kinds_of
 from lanmsff.photo import WHOLE, Box, read_photo
 from lanmsff.results import environment, write_record
-from lanmsff.weights import Weights, find_weights, load_weights
+from lanmsff.weights import Weights, load_weights
 
 CPU = torch.device("cpu")
+STEM_BYTES = 200  # of a figure's name: a file system takes 255 for all that is put around it
 SOME_FAILED, ALL_FAILED = 1, 2
 RECORD = "predictions.json"
 
@@ -54,6 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    check_writable(arguments.out, "folder")
     weights = load_weights(arguments.weights)
     faces, photos, failed = _read(arguments.photos, arguments.box)
     if not photos:
@@ -66,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     _print_table(photos, weights.classes)
     _draw(weights, faces, photos, arguments.out)
     record = {
-        "weights": {"file": find_weights(arguments.weights).name, **weights.info},
+        "weights": weights.origin,
         "photos": photos,
         "failed": failed,
         "environment": environment(CPU, "float32"),
@@ -122,6 +125,9 @@ def _draw(weights: Weights, faces: Tensor, photos: list[Record], folder: Path) -
 
 def _free_name(stem: str, taken: set[str]) -> str:
     """The name of a figure: photographs of one name in several folders get numbers."""
+    encoded = os.fsencode(stem)
+    if len(encoded) > STEM_BYTES:
+        stem = encoded[:STEM_BYTES].decode(errors="ignore")
     names = (f"{stem}{number}.maps.png" for number in chain([""], map("-{}".format, count(2))))
     name = next(name for name in names if name.casefold() not in taken)
     taken.add(name.casefold())

@@ -8,7 +8,6 @@ with `--resume`.
 import argparse
 import json
 import signal
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,16 @@ from lanmsff.commands.arguments import (
     WEIGHTS,
     add_data,
     add_device,
+    add_without,
     device_and_precision,
+    duration,
     positive,
+    speed,
 )
 from lanmsff.data import FaceSet
 from lanmsff.device import be_deterministic
 from lanmsff.processes import join
 from lanmsff.recipes import RECIPES
-from lanmsff.step import Speed
 from lanmsff.train import Run
 
 STOPPED = 75
@@ -55,18 +56,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument(
-        "--max-minutes", type=positive, metavar="M", help="stop cleanly after M minutes"
+        "--max-minutes", type=duration, metavar="M", help="stop cleanly after M minutes"
     )
     parser.add_argument(
         "--deterministic", action="store_true", help="the same to the bit on a GPU, and slower"
     )
-    parser.add_argument(
-        "--without",
-        choices=[field.name for field in fields(Speed)],
-        nargs="+",
-        default=[],
-        help="leave out what makes training fast",
-    )
+    add_without(parser)
     add_device(parser)
     parser.set_defaults(run=run)
 
@@ -98,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         start=arguments.start,
         changes=dict(arguments.set),
-        speed=Speed(**dict.fromkeys(arguments.without, False)),
+        speed=speed(arguments),
         processes=processes,
     )
 

@@ -97,7 +97,7 @@ def parts(faces: FaceSet) -> dict[str, np.ndarray]:
     """Masks (N,) of what is shown apart: all faces, and the views that the set distinguishes."""
     found = {"all": np.ones(len(faces), bool)}
     if faces.yaw is not None:
-        found |= {f"yaw {yaw:.0f}": faces.yaw == yaw for yaw in np.unique(faces.yaw)}
+        found |= {f"yaw {yaw:g}": faces.yaw == yaw for yaw in np.unique(faces.yaw)}
     elif faces.pose30 is not None and faces.pose45 is not None:
         found |= {"frontal": ~faces.pose30, "beyond 30": faces.pose30, "beyond 45": faces.pose45}
     return {name: mask for name, mask in found.items() if mask.any()}

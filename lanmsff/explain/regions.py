@@ -128,8 +128,9 @@ def _checked(
         raise ValueError("maps hold NaN or infinity")
     if not signed and maps.min() < 0:
         raise ValueError(f"shares need maps that are not negative; the lowest is {maps.min():.3g}")
-    if regions.max() >= len(names):
-        raise ValueError(f"regions hold {regions.max()}, but there are only {len(names)} names")
+    if not 0 <= regions.min() <= regions.max() < len(names):
+        raise ValueError(f"regions hold {regions.min()} to {regions.max()}, but there are "
+                         f"{len(names)} names, from 0 on")  # fmt: skip
     return maps, regions
 
 

@@ -114,7 +114,24 @@ def test_fer2013_without_kagglehub(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     assert main(["download", "fer2013", "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert "kagglehub is missing" in error and str(tmp_path / "fer2013.tar.gz") in error
+    assert "kagglehub is missing" in error and f"put it in {tmp_path}" in error
+
+
+@pytest.mark.parametrize("name", ["fer2013.tar.gz", "icml_face_data.csv"])
+def test_fer2013_put_where_it_is_told_is_read(name, standin, pack, tmp_path, monkeypatch, capsys):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    assert main(["download", "fer2013", "--out", str(raw)]) == 2
+    told = capsys.readouterr().err
+    assert name in told and f"put it in {raw} under that name" in told
+    made = tmp_path / "made"
+    fetched = (standin.icml(made) if name.endswith(".csv")
+               else pack(standin.fer2013(made).parent, name))
+    fetched.rename(raw / name)
+    command = told.partition("`python -m data_prep ")[2].partition("`")[0].split()
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 0 and (tmp_path / "data" / "fer2013.npz").exists()
 
 
 def test_fer2013_without_an_account(tmp_path, monkeypatch, capsys):
@@ -125,7 +142,7 @@ def test_fer2013_without_an_account(tmp_path, monkeypatch, capsys):
     assert main(["download", "fer2013", "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "403 Client Error" in error and "accept the rules" in error
-    assert download.COMPETITION in error and str(tmp_path / "fer2013.tar.gz") in error
+    assert download.COMPETITION in error and f"put it in {tmp_path}" in error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -176,5 +193,22 @@ def test_a_face_model_that_cannot_be_had(content, server, tmp_path, monkeypatch,
     monkeypatch.setattr(download, "ICT_ARCHIVE", f"{server.url}/model.zip")
     assert main(["download", "ictfacekit", "--out", str(tmp_path / "raw")]) == 2
     error = capsys.readouterr().err
-    assert ("not a zip file" if content else f"{server.url}/model.zip") in error
+    assert ("is this the ICT-FaceKit archive?" if content else f"{server.url}/model.zip") in error
     assert list((tmp_path / "raw").iterdir()) == []
+
+
+def test_ctrl_c_says_what_is_true_also_after_the_first_file(server, tmp_path, monkeypatch, capsys):
+    (server.folder / "a.txt").write_bytes(b"faces\n")
+    files = [RemoteFile(name, f"{server.url}/{name}", None) for name in ("a.txt", "b.txt")]
+    monkeypatch.setitem(download.FILES, "pose-lists", files)
+    retrieve = download._retrieve
+
+    def stop_at_the_second(url, *rest):
+        if url.endswith("b.txt"):
+            raise KeyboardInterrupt
+        retrieve(url, *rest)
+
+    monkeypatch.setattr(download, "_retrieve", stop_at_the_second)
+    assert main(["download", "pose-lists", "--out", str(tmp_path / "raw")]) == 130
+    assert capsys.readouterr().err.endswith("error: stopped; no file is half written\n")
+    assert [path.name for path in (tmp_path / "raw").iterdir()] == ["a.txt"]

@@ -200,6 +200,7 @@ def a_png(path):
     (another_size, "picture of 47x48, must be 48x48"),
     (a_png, "corrupt JPEG"),
     (lambda path: path.write_bytes(b""), "corrupt JPEG"),
+    (lambda path: path.write_bytes(bytes(2**20 + 1)), "is larger than 1,048,576 bytes"),
     (lambda path: path.rename(path.with_name("face.jpg")), "unknown file"),
     (lambda path: path.with_name("notes.txt").write_text("?"), "unknown file"),
 ])
@@ -214,6 +215,16 @@ def test_a_bad_jpeg_is_named_or_skipped(spoil, message, packed, standin, tmp_pat
     faces = fer2013.prepare(source, skip_bad=True)
     assert len(faces.meta["skipped"]) == 1 and message in faces.meta["skipped"][0]
     assert len(faces) == (28 if "notes.txt" in faces.meta["skipped"][0] else 27)
+
+
+def test_a_name_that_is_no_text_is_skipped_and_listed(standin, tmp_path, capsys):
+    source = standin.jpegs(tmp_path / "source")
+    (source / "train" / "happy" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"")
+    out = tmp_path / os.fsdecode(b"\xe9.npz")
+    assert main(["fer2013", "--source", str(source), "--out", str(out), "--skip-bad"]) == 0
+    printed = capsys.readouterr().out
+    assert "train/happy/caf\\udce9.jpg: unknown file" in printed
+    assert "udce9.npz: 28 faces" in printed and len(FaceSet.load(out)) == 28
 
 
 def test_a_misnamed_class_folder_is_named(standin, tmp_path, refused):
@@ -258,6 +269,14 @@ def test_a_changed_byte_in_a_zip_is_refused(standin, tmp_path, refused):
     content[500] = ord("8") if content[500] == ord(" ") else ord(" ")
     archive.write_bytes(content)
     refused("fer2013", archive)
+
+
+def test_a_name_in_a_zip_that_is_no_text_is_refused(standin, tmp_path, refused):
+    archive = tmp_path / "archive.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.write(standin.fer2013(tmp_path / "source"), "gesichtä.csv")
+    archive.write_bytes(archive.read_bytes().replace("ä".encode(), b"\xff\xff"))
+    assert "archive.zip: a damaged or cut-off archive ('utf-8'" in refused("fer2013", archive)
 
 
 def test_names_that_climb_out_are_only_streams(standin, tmp_path):

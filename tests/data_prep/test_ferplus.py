@@ -223,6 +223,26 @@ def test_bad_votes_are_named(old, new, message, source, refused):
     assert f"{votes}: {message}" in line
 
 
+@pytest.mark.parametrize("vote", ['"', '"0', "9" * 5000, "9" * 200_000, "٣", "05"])
+def test_a_bad_vote_costs_one_row_and_no_other(vote, source, refused):
+    whole = ferplus.prepare(source, "majority")
+    votes = source / "fer2013new.csv"
+    text = votes.read_text().replace("fer0001002.png,0,", f"fer0001002.png,{vote},")
+    votes.write_text(text, encoding="utf-8")
+    line = refused("ferplus", source, "--rule", "majority")
+    assert f"{votes}: row 3 (line 4): not 10 votes of 0..10" in line and len(line) < 400
+    faces = ferplus.prepare(source, "majority", skip_bad=True)
+    np.testing.assert_array_equal(faces.name, np.delete(whole.name, 2))
+    np.testing.assert_array_equal(faces.labels, np.delete(whole.labels, 2))
+
+
+def test_a_stray_quote_in_the_header_is_a_missing_column(source, refused):
+    votes = source / "fer2013new.csv"
+    votes.write_text('"' + votes.read_text())
+    line = refused("ferplus", source, "--rule", "majority")
+    assert f"{votes}: header (line 1): missing column Usage" in line
+
+
 def test_a_bad_list_is_named(source, refused):
     (source / ferplus.LISTS["pose45"]).write_text("3/fer0001022.jpg\n<html>\n")
     line = refused("ferplus", source, "--rule", "majority")

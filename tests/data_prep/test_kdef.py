@@ -92,7 +92,7 @@ def test_a_name_is_read_as_it_is_written(shot):
 
 
 def test_reader_and_renderer_mean_the_same():
-    assert kdef.YAWS == pictures.YAWS == ANGLES
+    assert kdef.YAWS == ANGLES
     assert kdef.SIDE == build.SIZE
     assert list(kdef.CODES.items()) == [(e.code, e.name) for e in expressions.EXPRESSIONS]
     for shot in (pictures.Shot("B", "M35", "SU", -45),

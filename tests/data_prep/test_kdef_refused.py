@@ -81,6 +81,19 @@ def test_a_bad_picture_is_skipped_and_listed_when_asked(defect, tmp_path, capsys
     assert message in faces.meta["skipped"][0]
 
 
+def test_the_commonest_size_is_right_though_another_comes_first(tmp_path, refused):
+    files = tree()
+    first = min(files)
+    files[first] = draw(5, (60, 76))
+    source = write_zip(dict(sorted(files.items())), tmp_path / "kdef.zip")
+    assert f"{source}: {first}: picture of 60x76, others are of 56x76" in refused("kdef", source)
+    faces = kdef.prepare(source, skip_bad=True)
+    assert len(faces) == 209 and Path(first).stem not in faces.name
+    del files[first]
+    without = kdef.prepare(write_zip(files, tmp_path / "without.zip"), skip_bad=True)
+    assert faces.meta["sources"] == without.meta["sources"]
+
+
 @pytest.mark.parametrize("lost, message", [
     (["AF02/AF02HAS.JPG"], "AF02 lacks 1 of 35 pictures: AF02HAS; --skip-bad goes on without"),
     ([f"AM31/AM31{code}FL.JPG" for code in CODES],
@@ -131,7 +144,7 @@ def test_a_set_of_bad_pictures_only_is_refused(tmp_path, refused):
 def test_too_few_people_to_split_are_refused(tmp_path, refused):
     files = {name: content for name, content in tree().items() if name.startswith("AF")}
     line = refused("kdef", write_folder(files, tmp_path / "few"))
-    assert "3 people; 5 person-independent folds need at least 5" in line
+    assert f"{tmp_path / 'few'}: 3 people; 5 person-independent folds need at least 5" in line
 
 
 @pytest.mark.parametrize("name", [

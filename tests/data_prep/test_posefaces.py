@@ -282,7 +282,7 @@ def test_a_missing_or_foreign_model_is_refused(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         ict.load_model(tmp_path / "absent.zip")
     (tmp_path / "text.zip").write_text("this is no zip")
-    with pytest.raises(DataError, match="not a zip file"):
+    with pytest.raises(DataError, match="a damaged or cut-off archive"):
         ict.load_model(tmp_path / "text.zip")
     with pytest.raises(DataError, match="generic_neutral_mesh.obj is missing"):
         ict.load_model(model_zip(tmp_path / "other.zip", {"cube": "v 0 0 0\n"}))
@@ -300,10 +300,37 @@ def test_a_damaged_shape_is_refused_by_name(tmp_path, text, message):
     assert "generic_neutral_mesh.obj" in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("corners", ["1 2 x", "1 2 26720", "0 1 2", "1 2 " + "9" * 5000])
+def test_a_corner_that_is_no_vertex_is_refused(corners):
+    with pytest.raises(DataError, match="obj: line 2: a corner is not one of the vertices 1 to"):
+        ict._triangles(f"f 1 2 3\nf {corners}\n".encode())
+
+
+def damage_directory(content: bytearray) -> None:
+    content[content.index(b"PK\x01\x02")] = 0
+
+
+def encrypt(content: bytearray) -> None:
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (damage_directory, "a damaged or cut-off archive"),
+    (encrypt, "is encrypted"),
+])  # fmt: skip
+def test_a_damaged_archive_of_the_model_is_refused(tmp_path, spoil, message):
+    path = model_zip(tmp_path / "model.zip", {"generic_neutral_mesh": "v 0 0 0\n"})
+    spoil(content := bytearray(path.read_bytes()))
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"model.zip: {message}"):
+        ict.load_model(path)
+
+
 @pytest.mark.parametrize("change, message", [
     ({"people": ["F99"]}, "no 'F99'"),
     ({"jobs": 0}, "not a number of processes"),
     ({"out": Path("set.npz")}, r"named \*.zip"),
+    ({"out": Path(__file__) / "set.zip"}, "is a file; choose another"),
     ({"model": Path("absent.zip")}, "no such file"),
 ])  # fmt: skip
 def test_bad_arguments_are_one_line_and_write_nothing(tmp_path, change, message):

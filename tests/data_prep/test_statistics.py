@@ -87,6 +87,22 @@ def test_command_writes_the_record_or_nothing(tmp_path, capsys):
     assert "absent.npz" in capsys.readouterr().err and not out.exists()
 
 
+def test_a_record_that_cannot_be_written_is_refused_first(tmp_path, capsys):
+    assert main(["statistics", "--data", "absent.npz", "--json", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}: is a folder; name a file\n"
+
+
+def test_a_file_that_cannot_be_moved_into_place_is_named(tmp_path, capsys, monkeypatch):
+    def refuse(source, target):
+        raise OSError(18, "Invalid cross-device link", str(source), None, str(target))
+
+    made_up([1, 2], [0, 1]).save(tmp_path / "one.npz")
+    monkeypatch.setattr("os.replace", refuse)
+    out = tmp_path / "found.json"
+    assert main(["statistics", "--data", str(tmp_path / "one.npz"), "--json", str(out)]) == 2
+    assert capsys.readouterr().err == f"error: {out}: Invalid cross-device link\n"
+
+
 def test_posefaces_is_balanced():
     found = describe(load_posefaces())
     assert found["people"] == {"train": 42, "val": 14, "test": 14}

@@ -20,6 +20,7 @@ from lanmsff.gather import gather
 from lanmsff.jobs import divide, load_logits, run_job, state
 from lanmsff.report import report
 from lanmsff.results import read_record
+from lanmsff.step import Speed
 from lanmsff.weights import load_weights, save_weights
 
 CPU = torch.device("cpu")
@@ -175,6 +176,31 @@ def test_a_job_with_a_damaged_file_is_scored_again(name, content, undisturbed):
     assert state(job, undisturbed) != "recorded"
     assert run_job(job, undisturbed).state == "recorded"
     assert figures(job, undisturbed) == before
+
+
+def test_a_spoilt_byte_among_the_logits_is_found(undisturbed):
+    job = TOY.jobs("full", 1)[0]
+    path = undisturbed.folder(job) / "logits.npz"
+    before, content = figures(job, undisturbed), bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    assert state(job, undisturbed) != "recorded"
+    assert run_job(job, undisturbed).state == "recorded"
+    assert figures(job, undisturbed) == before
+
+
+def test_what_makes_training_fast_reaches_the_run(setting, monkeypatch):
+    speed, given = Speed(channels_last=False), []
+
+    class Watched(jobs_module.Run):
+        def __init__(self, *words, speed, **options):
+            given.append(speed)
+            super().__init__(*words, speed=speed, **options)
+
+    monkeypatch.setattr(jobs_module, "Run", Watched)
+    job = TOY.jobs("full", 1)[0]
+    assert run_job(job, replace(setting, speed=speed, deadline=time.time() + 60)).state == "recorded"
+    assert given == [speed]
 
 
 def test_scoring_a_run_again_leaves_where_it_was_trained(undisturbed, monkeypatch):

@@ -45,6 +45,7 @@ def losses(faces, out, device, speed, steps=20, double=False):
     return run.tally[:steps, 0].cpu() / 8, run
 
 
+@pytest.mark.usefixtures("no_tf32")
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_fast_step_is_the_plain_step(device, toy_faces, tmp_path):
     """Over 20 steps, in float64: in float32 rounding decides on which side of zero a ReLU is, and
