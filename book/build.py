@@ -38,6 +38,7 @@ from sphinx_external_toc.parsing import parse_toc_yaml
 ROOT = Path(__file__).resolve().parents[1]
 QUICK_CELL_LIMIT_S = 900
 MOST_AT_A_TIME = 4  # each needs up to 2 GB of memory
+STARTS = 3  # of a kernel: two that start at once may be given the same port, and then one dies
 
 # What a chapter may read beside its own text; the data folder comes on top.
 SOURCES = (
@@ -193,17 +194,22 @@ def _execute(name: str, root: Path, profile: str, data_dir: Path | None, key: st
     _configure_kernel(root / "_build" / "ipython")
     working = kept.with_suffix(".part.ipynb")
     working.parent.mkdir(parents=True, exist_ok=True)
-    notebook = jupytext.reads(source.read_text("utf8"), fmt="md:myst")
     try:
-        notebook = papermill.execute_notebook(
-            notebook,
-            working,
-            parameters=parameters,
-            kernel_name="python3",
-            cwd=source.parent,
-            progress_bar=False,
-            execution_timeout=QUICK_CELL_LIMIT_S if profile == "quick" else None,
-        )
+        for attempt in range(1, STARTS + 1):
+            try:
+                notebook = papermill.execute_notebook(
+                    jupytext.reads(source.read_text("utf8"), fmt="md:myst"),
+                    working,
+                    parameters=parameters,
+                    kernel_name="python3",
+                    cwd=source.parent,
+                    progress_bar=False,
+                    execution_timeout=QUICK_CELL_LIMIT_S if profile == "quick" else None,
+                )
+                break
+            except RuntimeError as error:  # also of a kernel that died later, as a subclass
+                if attempt == STARTS or "died before replying" not in str(error):
+                    raise
     except PapermillExecutionError as error:
         line = _cell_lines(source)[error.exec_count - 1]
         raise BuildError(

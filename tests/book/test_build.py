@@ -117,6 +117,26 @@ def test_chapters_run_at_the_same_time_and_share_the_cores(root, monkeypatch):
     assert threads == ["'1'", "'1'"]
 
 
+@pytest.mark.parametrize("deaths", [1, 3])
+def test_a_kernel_that_found_its_port_taken_is_started_again(deaths, root, monkeypatch):
+    execute, calls = build.papermill.execute_notebook, []
+
+    def die(*words, **options):
+        calls.append(1)
+        if len(calls) <= deaths:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+        return execute(*words, **options)
+
+    monkeypatch.setattr(build.papermill, "execute_notebook", die)
+    words = ("book/one", root, "quick", None, "key")
+    if deaths < build.STARTS:
+        assert build._execute(*words).fresh
+    else:
+        with pytest.raises(RuntimeError, match="died before replying"):
+            build._execute(*words)
+    assert len(calls) == min(deaths + 1, build.STARTS)
+
+
 @pytest.mark.parametrize(
     "file",
     ["lanmsff/new.py", "data_prep/new.py", "data/new.zip", "results/new.json", "constraints.txt",
