@@ -104,7 +104,7 @@ def score(logits: Tensor, labels: np.ndarray, classes: list[str]) -> dict[str, A
     Returns:
         Fractions in [0, 1]: `n`, `correct`, `accuracy`, `accuracy_95` (low, high), `macro_f1` (mean
         over the classes that occur in `labels`), `loss` (mean cross-entropy, nats), `per_class`
-        (precision, recall, f1, support) and `confusion` (row = true class, column = predicted).
+        (precision, recall, f1, n) and `confusion` (row = true class, column = predicted).
     """
     predicted = logits.argmax(1).numpy()
     correct = int((predicted == labels).sum())

@@ -22,13 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import stats
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 
 from lanmsff.calibration import calibration
 from lanmsff.cost import multiply_accumulates, parameter_count
 from lanmsff.data import FaceSet
-from lanmsff.evaluate import evaluate, subsets
+from lanmsff.evaluate import evaluate, score, subsets
 from lanmsff.experiments import FOLDED, PROTOCOLS, Experiment, Job
 from lanmsff.intervals import bootstrap_over_groups
 from lanmsff.jobs import Setting, load_logits, mark_leaks, recorded
@@ -202,22 +201,13 @@ def summary(answers: Answers) -> dict[str, Any]:
                    for key in ("macro_f1", "loss")},
             }  # fmt: skip
     labels = np.tile(faces.labels, len(answers.networks))
-    predicted = answers.logits.argmax(2).flatten().numpy()
-    every = range(len(faces.classes))
-    confusion = confusion_matrix(labels, predicted, labels=every)
-    columns = precision_recall_fscore_support(
-        labels, predicted, labels=every, average=None, zero_division=0.0
-    )
-    precision, recall, f1, n = (column.tolist() for column in columns)
+    together = score(answers.logits.flatten(0, 1), labels, faces.classes)
     found = {
         "networks": answers.networks,
         "correct": [np.packbits(row).tobytes().hex() for row in answers.correct],
         "parts": parts,
-        "per_class": {
-            name: {"precision": precision[k], "recall": recall[k], "f1": f1[k], "n": n[k]}
-            for k, name in enumerate(faces.classes)
-        },
-        "confusion": confusion.tolist(),
+        "per_class": together["per_class"],
+        "confusion": together["confusion"],
         "calibration": calibration(answers.logits.flatten(0, 1), labels),
         "calibration_scaled": calibration(answers.scaled.flatten(0, 1), labels),
     }
