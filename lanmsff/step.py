@@ -4,6 +4,7 @@ On a GPU the steps of a network as small as this one are limited by the time tha
 launch its hundreds of kernels. `CapturedStep` launches them once, as one CUDA graph.
 """
 
+import copy
 import ctypes
 import platform
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ class Speed:
     channels_last: bool = True  # the memory layout in which convolutions are fast
     fused: bool = True  # the optimiser's update of all weights in one kernel
     captured: bool = True  # on one GPU: a step is replayed as a CUDA graph
+    compiled: bool = True  # of a captured step: torch.compile joins what is done point by point
     benchmark: bool = True  # on a GPU: cuDNN tries its algorithms and keeps the fastest
     kept_memory: bool = True  # on a CPU under Linux: what is freed is used again, not returned
 
@@ -171,12 +173,17 @@ class CapturedStep:
     (PyTorch registers the default one with every graph).
 
     Args:
-        optimizer of `step`: made with `capturable`.
+        step: its optimizer is made with `capturable`.
         batch_size: of the batches that are captured.
+        compiled: let torch.compile write kernels for what is captured. That takes a minute or more,
+            seconds where the machine has done it before; batches of other sizes go without.
     """
 
-    def __init__(self, step: Step, batch_size: int):
+    def __init__(self, step: Step, batch_size: int, compiled: bool):
         self.step = step
+        self.captured = copy.copy(step)
+        if compiled:
+            self.captured.network = torch.compile(step.network, dynamic=False)
         self.items = torch.zeros(batch_size, dtype=torch.int64, device=step.labels.device)
         self.stream = torch.cuda.Stream(self.items.device)
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -200,7 +207,7 @@ class CapturedStep:
         current = torch.cuda.current_stream(items.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
-            result = self.step(items)
+            result = self.captured(items)
         current.wait_stream(self.stream)
         return result
 
@@ -210,4 +217,4 @@ class CapturedStep:
         self.graph = torch.cuda.CUDAGraph()
         # a stream of this GPU: PyTorch's own is made once, on the GPU that is current then
         with torch.cuda.device(self.items.device), torch.cuda.graph(self.graph, stream=self.stream):
-            self.result = self.step(self.items)
+            self.result = self.captured(self.items)

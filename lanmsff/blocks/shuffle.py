@@ -32,6 +32,24 @@ def random_order(channels: int, seed: int) -> Tensor:
     return torch.randperm(channels, generator=torch.Generator().manual_seed(seed))
 
 
+class _Reorder(torch.autograd.Function):
+    """`x.index_select(1, order)`, whose gradient is a reordering too.
+
+    PyTorch's own gradient of `index_select` adds into zeros, as an order that repeats itself would
+    need: on a GPU with an atomic operation for every value.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        return x.index_select(1, order)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        (order,) = ctx.saved_tensors
+        return gradient.index_select(1, order.argsort()), None
+
+
 class ChannelPermutation(nn.Module):
     """Reorders channels: output channel i is input channel `order[i]`.
 
@@ -46,4 +64,6 @@ class ChannelPermutation(nn.Module):
         self.register_buffer("order", order)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _Reorder.apply(x, self.order)
         return x.index_select(1, self.order)
