@@ -12,10 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,7 +28,7 @@ from lanmsff.data import FaceSet
 from lanmsff.evaluate import Predictor
 from lanmsff.model import LANMSFF
 from lanmsff.results import environment
-from lanmsff.step import CapturedStep, Speed, can_keep_memory, cudnn_benchmark, kept_memory
+from lanmsff.step import CapturedStep, Speed, can_keep_memory, kept_memory
 from lanmsff.train import Run
 from lanmsff.weights import load_weights, save_weights
 
@@ -42,7 +40,7 @@ TURN_SECONDS = 0.3  # at least; short calls are repeated
 WARM_UP = 5  # calls on a GPU, where the first ones choose kernels and capture the step
 CLASSES = list("abcdefg")
 FER2013 = (28_709, 3_589)  # faces to train and to validate on
-ON_GPU_ONLY = ("captured", "benchmark")  # switches of `Speed`
+ON_GPU_ONLY = ("captured", "compiled")  # switches of `Speed`
 ON_CPU_ONLY = ("kept_memory",)
 
 _FIRST_STEP = """
@@ -251,14 +249,12 @@ def _library_training(
     run.model.train()
     items = torch.arange(batch, device=device)
     learn = run.learner.step
-    step = learn.step if isinstance(learn, CapturedStep) else learn
-
-    @contextmanager
-    def epoch() -> Iterator[None]:
-        with cudnn_benchmark(speed.benchmark), kept_memory(can_keep_memory(device, speed)):
-            yield
-
-    return Work(lambda: run.train_step(items), epoch, lambda: step(items))
+    step = learn.captured if isinstance(learn, CapturedStep) else learn
+    return Work(
+        lambda: run.train_step(items),
+        lambda: kept_memory(can_keep_memory(device, speed)),
+        lambda: step(items),
+    )
 
 
 def _inference_calls(
@@ -279,8 +275,7 @@ def _inference_calls(
 
 def _without(device: torch.device, precision: str, seconds: float) -> dict[str, Any]:
     """Training at the paper's batch size, with everything and with one thing left out each time."""
-    on_gpu = device.type == "cuda"
-    elsewhere = (*ON_CPU_ONLY, "benchmark") if on_gpu else ON_GPU_ONLY
+    elsewhere = ON_CPU_ONLY if device.type == "cuda" else ON_GPU_ONLY
     switches = [field.name for field in fields(Speed) if field.name not in elsewhere]
     with TemporaryDirectory() as folder:
 
@@ -300,29 +295,7 @@ def _without(device: torch.device, precision: str, seconds: float) -> dict[str, 
         }
         for name, of in turns.items()
     }
-    if on_gpu:
-        # PyTorch remembers for each shape which algorithm cuDNN was to take, and asks no more: in
-        # one process the second of two steps would run with the choice of the first
-        with_it, without = (
-            _in_new_python(PAPER_BATCH, device, precision, Speed(benchmark=wanted), seconds)
-            for wanted in (True, False)
-        )
-        found["benchmark"] = {"images_per_second": PAPER_BATCH / without, "ratio": without / with_it}
     return found
-
-
-def _in_new_python(*step: Any) -> float:
-    """What `_step_seconds` gives in a process that has not computed anything yet."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_step_seconds, *step).result()
-
-
-def _step_seconds(
-    batch: int, device: torch.device, precision: str, speed: Speed, seconds: float
-) -> float:
-    with TemporaryDirectory() as folder:
-        work = _library_training(batch, device, precision, Path(folder), speed)
-        return statistics.median(take_turns({"step": work}, device, seconds)["step"])
 
 
 def _onnx_ms() -> float:

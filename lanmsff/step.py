@@ -38,7 +38,6 @@ class Speed:
     fused: bool = True  # the optimiser's update of all weights in one kernel
     captured: bool = True  # on one GPU: a step is replayed as a CUDA graph
     compiled: bool = True  # of a captured step: torch.compile joins what is done point by point
-    benchmark: bool = True  # on a GPU: cuDNN tries its algorithms and keeps the fastest
     kept_memory: bool = True  # on a CPU under Linux: what is freed is used again, not returned
 
 
@@ -74,17 +73,6 @@ def make_optimizer(
         fused=fused or None,  # False would also forbid what PyTorch does by itself on a GPU
         capturable=capturable,
     )
-
-
-@contextmanager
-def cudnn_benchmark(wanted: bool) -> Iterator[None]:
-    """Let cuDNN try its algorithms meanwhile, unless results must repeat to the bit."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = wanted and not torch.are_deterministic_algorithms_enabled()
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager

@@ -41,7 +41,7 @@ from lanmsff.model import LANMSFF
 from lanmsff.processes import Alone
 from lanmsff.recipes import pick_recipe
 from lanmsff.results import environment, git_commit, write_record
-from lanmsff.step import Speed, can_keep_memory, cudnn_benchmark, kept_memory
+from lanmsff.step import Speed, can_keep_memory, kept_memory
 from lanmsff.weights import load_weights, save_weights
 
 BEST, LAST, RECORD = "best.safetensors", "last.safetensors", "record.json"
@@ -264,7 +264,7 @@ class Run:
         )
         self.model.train()
         saved = time.monotonic()
-        with bar, cudnn_benchmark(self.speed.benchmark):
+        with bar:
             for items in batches[self.step :]:
                 self.train_step(items)
                 self.step += 1

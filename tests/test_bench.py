@@ -76,10 +76,7 @@ def test_a_turn_begins_with_a_call_that_is_not_timed(clock):
 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_training_is_timed_with_what_an_epoch_switches_on(wanted, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        module.Run, "train_step", lambda run, items: seen.append(torch.backends.cudnn.benchmark)
-    )
+    monkeypatch.setattr(module.Run, "train_step", lambda run, items: None)
     kept = []
 
     @contextmanager
@@ -88,10 +85,9 @@ def test_training_is_timed_with_what_an_epoch_switches_on(wanted, tmp_path, monk
         yield
 
     monkeypatch.setattr(module, "kept_memory", kept_memory)
-    speed = Speed(benchmark=wanted, kept_memory=wanted)
+    speed = Speed(kept_memory=wanted)
     with module._library_training(2, CPU, "float32", tmp_path, speed).turn():
-        assert seen == kept == [wanted]
-    assert not torch.backends.cudnn.benchmark
+        assert kept == [wanted]
 
 
 def test_compare_takes_medians_and_pairs_the_turns():
@@ -163,21 +159,10 @@ def test_why_a_new_python_failed_is_told():
 
 
 def test_what_is_left_out_on_a_gpu(monkeypatch):
-    """cuDNN's choice is timed apart, in new processes, for PyTorch remembers it."""
-    asked = []
     monkeypatch.setattr(module, "_library_training", lambda *work: work)
     monkeypatch.setattr(module, "take_turns", lambda works, *_: dict.fromkeys(works, [0.5, 0.25]))
-    monkeypatch.setattr(
-        module, "_in_new_python", lambda *step: asked.append(step) or 0.5 * len(asked)
-    )
     found = module._without(torch.device("cuda"), "bfloat16", 1.0)
-    assert list(found) == ["nothing", "bfloat16", "channels_last", "fused", "captured", "benchmark"]
-    assert [step[3].benchmark for step in asked] == [True, False]
-    assert found["benchmark"] == {"images_per_second": 32, "ratio": 2.0}
-
-
-def test_a_step_is_timed_in_a_new_python():
-    assert module._in_new_python(2, CPU, "float32", Speed(), 0.0) > 0
+    assert list(found) == ["nothing", "bfloat16", "channels_last", "fused", "captured", "compiled"]
 
 
 def test_the_memory_of_a_graph_is_counted_without_it():

@@ -184,6 +184,17 @@ def test_random_order_follows_its_seed():
     assert len(orders) == 20
 
 
+def test_the_gradient_of_a_reordering_is_a_reordering():
+    block = ChannelPermutation(random_order(6, seed=1))
+    block.load_state_dict({"order": random_order(6, seed=2)})  # as with the weights of a file
+    x = torch.randn(2, 6, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(block, x)
+    outgoing = torch.randn(2, 6, 3, 3, dtype=torch.float64)
+    (ours,) = torch.autograd.grad(block(x), x, outgoing)
+    (theirs,) = torch.autograd.grad(x.index_select(1, block.order), x, outgoing)
+    assert torch.equal(ours, theirs)
+
+
 def test_permutation_travels_in_the_state():
     block = ChannelPermutation(random_order(6, seed=1))
     assert torch.equal(block.state_dict()["order"], random_order(6, seed=1))

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from lanmsff.device import be_deterministic
-from lanmsff.step import CapturedStep, Speed, can_capture, cudnn_benchmark, kept_memory
+from lanmsff.step import CapturedStep, Speed, can_capture, kept_memory
 from lanmsff.train import Run
 
 CPU = torch.device("cpu")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-PLAIN = Speed(channels_last=False, fused=False, captured=False, benchmark=False, kept_memory=False)
+PLAIN = Speed(channels_last=False, fused=False, captured=False, compiled=False, kept_memory=False)
 DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
 
 
@@ -37,7 +37,7 @@ def losses(faces, out, device, speed, steps=20, double=False):
               changes=changes)  # fmt: skip
     if double:
         run.model.double()
-        step = getattr(run.learner.step, "step", run.learner.step)  # that which is captured
+        step = getattr(run.learner.step, "captured", run.learner.step)
         step.images = InDoubles(step.images)
     run.model.train()
     for run.step, items in enumerate(run.learner.batches(0)[:steps]):
@@ -123,18 +123,12 @@ def test_weights_stay_in_their_place_through_validation(toy_faces, tmp_path, sta
 
 def test_deterministic_mode(monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    before = torch.backends.cudnn.benchmark
-    with cudnn_benchmark(True):
-        assert torch.backends.cudnn.benchmark
     be_deterministic()
     try:
-        with cudnn_benchmark(True):
-            assert not torch.backends.cudnn.benchmark
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
         monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    assert torch.backends.cudnn.benchmark == before
 
 
 RESIDENT = """
