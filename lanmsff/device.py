@@ -62,11 +62,11 @@ def be_deterministic() -> None:
     processes, the same data, recipe and seed give the same weights to the bit, on a CPU (where this
     is so without it) and on one CUDA GPU; a run that was killed and resumed gives those of one that
     was not. PyTorch then picks the deterministic form of every operation that has one and warns
-    where there is none. What it does not: another
-    processor or GPU, another number of threads, another version of PyTorch, CUDA or oneDNN, another
-    precision or memory layout add in another order and give other last digits, which training
-    enlarges; nor do several processes promise the order in which they add gradients. Call it before
-    anything runs on the GPU: cuBLAS reads its setting once.
+    where there is none. What it does not: another processor or GPU, another number of threads,
+    another version of PyTorch, CUDA or oneDNN, another precision or memory layout add in another
+    order and give other last digits, which training enlarges; nor do several processes promise the
+    order in which they add gradients. Call it before anything runs on the GPU: cuBLAS reads its
+    setting once.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)

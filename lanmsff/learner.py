@@ -83,9 +83,7 @@ class Learner:
             precision=precision,
             channels_last=speed.channels_last,
         )
-        self.step = (
-            CapturedStep(step, recipe.batch_size, speed.compiled) if captured else step
-        )
+        self.step = CapturedStep(step, recipe.batch_size, speed.compiled) if captured else step
         self.steps = len(self.batches(0))
         self.schedule = Schedule(self.optimizer, recipe, epochs * self.steps)
 

@@ -163,8 +163,9 @@ class CapturedStep:
     Args:
         step: its optimizer is made with `capturable`.
         batch_size: of the batches that are captured.
-        compiled: let torch.compile write kernels for what is captured. That takes a minute or more,
-            seconds where the machine has done it before; batches of other sizes go without.
+        compiled: let torch.compile write kernels for what is captured, for which it needs Triton
+            (part of PyTorch for CUDA) and a C compiler. That takes a minute, seconds where the
+            machine has done it before; batches of other sizes go without.
     """
 
     def __init__(self, step: Step, batch_size: int, compiled: bool):
