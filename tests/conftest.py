@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from hypothesis import settings
 from torch import nn
 
-from lanmsff import LANMSFF, plots
+from lanmsff import LANMSFF
 from lanmsff.data import FaceSet
 
 BOOK = "tests/book/"
@@ -157,6 +157,8 @@ def trained(planted) -> LANMSFF:
 @pytest.fixture
 def book_style():
     """Figures in the style of the book; what was set before comes back, and all are closed."""
+    from lanmsff import plots  # brings grad-cam, without which training can be tested as well
+
     with plt.rc_context():
         plots.use_style()
         yield
