@@ -56,13 +56,30 @@ def calibration(logits: Tensor, labels: np.ndarray, bins: int = BINS) -> dict[st
     n = np.bincount(bin_of, minlength=bins)
     sure = np.bincount(bin_of, confidence, bins)
     right = np.bincount(bin_of, correct, bins)
+    return _diagram(n, sure, right, F.cross_entropy(logits.double(), torch.from_numpy(labels)).item())
+
+
+def pool(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The `calibration` of two sets of answers together, from that of each, in the same bins."""
+    n, sure, right = (np.zeros(len(one["n"]), kind) for kind in (int, float, float))
+    for found in (one, other):
+        counts = np.array(found["n"])
+        n += counts
+        sure += counts * np.array([mean or 0.0 for mean in found["confidence"]])
+        right += counts * np.array([mean or 0.0 for mean in found["accuracy"]])
+    loss = sum(found["loss"] * sum(found["n"]) for found in (one, other)) / n.sum()
+    return _diagram(n, sure, right, float(loss))
+
+
+def _diagram(n: np.ndarray, sure: np.ndarray, right: np.ndarray, loss: float) -> dict[str, Any]:
+    """What `calibration` returns, from counts and sums of the bins."""
 
     def means(sums: np.ndarray) -> list[float | None]:
         return [float(s / m) if m else None for s, m in zip(sums, n)]
 
     return {
-        "error": float(np.abs(sure - right).sum() / len(labels)),
-        "loss": F.cross_entropy(logits.double(), torch.from_numpy(labels)).item(),
+        "error": float(np.abs(sure - right).sum() / n.sum()),
+        "loss": loss,
         "n": n.tolist(),
         "confidence": means(sure),
         "accuracy": means(right),

@@ -108,24 +108,34 @@ def score(logits: Tensor, labels: np.ndarray, classes: list[str]) -> dict[str, A
     """
     predicted = logits.argmax(1).numpy()
     correct = int((predicted == labels).sum())
-    every = range(len(classes))
-    columns = precision_recall_fscore_support(
-        labels, predicted, labels=every, average=None, zero_division=0.0
-    )
-    precision, recall, f1, support = (column.tolist() for column in columns)
+    confusion = confusion_matrix(labels, predicted, labels=range(len(classes)))
+    per_class = confused(confusion, classes)
     return {
         "n": len(labels),
         "correct": correct,
         "accuracy": correct / len(labels),
         "accuracy_95": accuracy_interval(correct, len(labels)),
-        "macro_f1": float(np.mean([f for f, n in zip(f1, support) if n])),
+        "macro_f1": float(np.mean([of["f1"] for of in per_class.values() if of["n"]])),
         "loss": F.cross_entropy(logits, torch.from_numpy(labels)).item(),
-        "per_class": {
-            name: {"precision": precision[k], "recall": recall[k], "f1": f1[k], "n": support[k]}
-            for k, name in enumerate(classes)
-        },
-        "confusion": confusion_matrix(labels, predicted, labels=every).tolist(),
+        "per_class": per_class,
+        "confusion": confusion.tolist(),
     }
+
+
+def confused(confusion: np.ndarray, classes: list[str]) -> dict[str, dict[str, float]]:
+    """Precision, recall, f1 and n of each class; 0 where there is nothing to divide by.
+
+    Args:
+        confusion: int (K, K), row = true class, column = predicted.
+        classes: K names.
+    """
+    labels, predicted = (np.repeat(of.ravel(), confusion.ravel())
+                         for of in np.indices(confusion.shape))  # fmt: skip
+    columns = precision_recall_fscore_support(
+        labels, predicted, labels=range(len(classes)), average=None, zero_division=0.0
+    )
+    names = ("precision", "recall", "f1", "n")
+    return {name: dict(zip(names, of)) for name, *of in zip(classes, *(c.tolist() for c in columns))}
 
 
 def subsets(faces: FaceSet) -> Iterator[tuple[str, np.ndarray]]:

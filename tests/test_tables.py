@@ -9,7 +9,7 @@ import torch
 from markdown_it import MarkdownIt
 
 from lanmsff.evaluate import evaluate
-from lanmsff.gather import Answers, summary
+from lanmsff.answers import Answers, summary
 from lanmsff.report import by_yaw
 from lanmsff.results import write_record
 from lanmsff.tables import correct_faces, load_results, percent, preferred, single_run, table
@@ -38,7 +38,7 @@ def test_a_single_run_has_the_form_of_a_summary(toy_faces):
     faces = replace(toy_faces(train=0, val=0, test=40), yaw=yaw)
     logits = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32))
     logits[range(40), faces.labels] += 1
-    expected = summary(Answers(faces, ("seed 0",), logits[None], logits[None]))
+    expected = summary(Answers.of(faces, ("seed 0",), logits[None], logits[None]))
     scores = evaluate(faces, logits)
     rows = by_yaw(faces, logits.argmax(1).numpy() == faces.labels)
     found = single_run({"scores": scores, "yaw": rows})
@@ -61,7 +61,7 @@ def test_a_single_run_has_the_form_of_a_summary(toy_faces):
 def test_the_interval_of_a_single_run_is_over_people_where_they_are_known(toy_faces):
     faces = replace(toy_faces(train=0, val=0, test=40), subject=np.repeat(list("abcde"), 8))
     logits = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32))
-    expected = summary(Answers(faces, ("seed 0",), logits[None], logits[None]))
+    expected = summary(Answers.of(faces, ("seed 0",), logits[None], logits[None]))
     found = single_run({"scores": evaluate(faces, logits), "yaw": None})
     ours, theirs = (one["parts"]["all"]["accuracy"]["over_faces_95"] for one in (found, expected))
     assert ours == pytest.approx(theirs)
@@ -142,7 +142,7 @@ def test_the_preferred_record_is_of_the_longest_training():
 def test_a_record_says_on_which_faces_each_network_is_right(toy_faces):
     faces = toy_faces(train=0, val=0, test=41)  # no multiple of 8
     logits = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 41, 3)).astype(np.float32))
-    answers = Answers(faces, ("seed 0", "seed 1"), logits, logits)
+    answers = Answers.of(faces, ("seed 0", "seed 1"), logits, logits)
     found = correct_faces(json.loads(json.dumps(summary(answers))))
     np.testing.assert_array_equal(found, answers.correct)
     assert found.shape == (2, 41) and found.dtype == bool

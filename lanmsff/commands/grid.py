@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from lanmsff.data import check_writable
     from lanmsff.device import pick_device
-    from lanmsff.gather import gather, write_result
+    from lanmsff.gather import update_record
     from lanmsff.grid import hashes, run_grid
     from lanmsff.jobs import Setting, state
 
@@ -93,10 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, before)
 
     if "recorded" in ended:
-        record = gather(arguments.experiment, experiment, setting, arguments.epochs)
-        count = f"{record['jobs_done']} of {record['jobs_all']} jobs"
-        written = write_result(path, record)
-        print(f"{path}: {count}" if written else f"{path}: kept, it has more than these {count}")
+        print(update_record(path, arguments.experiment, experiment, setting, arguments.epochs))
     if "unfinished" in ended:
         print("the time is up; the same command goes on")
     if failed := ended.count("failed"):

@@ -137,14 +137,6 @@ def test_the_command_writes_the_record_of_the_experiment(command, undisturbed):
     assert record == json.loads(json.dumps(gather("toy", TOY, undisturbed, 1)))
 
 
-def test_a_record_does_not_give_way_to_one_of_fewer_jobs(command, undisturbed):
-    command("", out=undisturbed.out)
-    before = (command.results / "toy-1epochs.json").read_bytes()
-    status, output, _ = command("--only arm=cut seed=1")
-    assert status == 0 and "kept, it has more than these 1 of 4 jobs" in output
-    assert (command.results / "toy-1epochs.json").read_bytes() == before
-
-
 def test_list_runs_nothing(command, tmp_path):
     status, output, _ = command("--list")
     assert status == 0

@@ -1,0 +1,149 @@
+"""Records to which several machines add: what is kept, what is joined, and what cannot be."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from toy_grid import TOY
+
+from lanmsff.experiments import Arm, Experiment, select_jobs
+from lanmsff.gather import gather, update_record
+from lanmsff.jobs import run_job
+from lanmsff.results import read_record, write_record
+
+
+@pytest.fixture
+def elsewhere(undisturbed, tmp_path):
+    """`elsewhere("seed=0")` is a setting in which only these jobs of `undisturbed` ran."""
+
+    def only(*filters):
+        setting = replace(undisturbed, out=tmp_path / "-".join(filters))
+        for job in select_jobs(TOY, filters, epochs=1):
+            shutil.copytree(undisturbed.folder(job), setting.folder(job))
+        return setting
+
+    return only
+
+
+@pytest.fixture
+def update(tmp_path):
+    """`update(setting)` is the line about the record, and the record that then lies there."""
+    path = tmp_path / "toy.json"
+
+    def run(setting, experiment=TOY):
+        line = update_record(path, "toy", experiment, setting, 1)
+        assert line.startswith(f"{path}: ")
+        return line.removeprefix(f"{path}: "), read_record(path)
+
+    run.path = path
+    return run
+
+
+def assert_close(found, expected):
+    """The same, but for how the means of several networks are rounded."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key in expected:
+            assert_close(found[key], expected[key])
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected):
+            assert_close(one, other)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    else:
+        assert found == expected
+
+
+def test_seeds_of_two_machines_are_one_record(undisturbed, elsewhere, update):
+    """As if all had run on one; whichever comes first, and though the second has seed 0 as well."""
+    expected = json.loads(json.dumps(gather("toy", TOY, undisturbed, 1)))
+    line, _ = update(elsewhere("seed=1"))
+    assert line == "2 of 4 jobs"
+    line, record = update(elsewhere("seed=0"))
+    assert line == "4 of 4 jobs, 2 of them as recorded before"
+    assert_close(record, expected)
+    assert list(record["jobs"]) == list(expected["jobs"])
+
+    update.path.unlink()
+    update(elsewhere("seed=0,1", "arm=full"))
+    line, record = update(elsewhere("arm=cut,full", "seed=1"))
+    assert line == "3 of 4 jobs, 2 of them as recorded before"
+    line, record = update(elsewhere("arm=cut", "seed=0"))
+    assert line == "4 of 4 jobs, 3 of them as recorded before"
+    assert_close(record, expected)
+
+
+def test_a_record_of_the_same_jobs_is_written_anew(elsewhere, update):
+    update(elsewhere("seed=0"))
+    write_record(update.path, read_record(update.path) | {"old": True})
+    line, record = update(elsewhere("seed=0", "arm=full,cut"))
+    assert line == "2 of 4 jobs" and "old" not in record
+
+
+def test_a_record_of_more_jobs_stays(undisturbed, elsewhere, update):
+    update(undisturbed)
+    before = update.path.read_bytes()
+    line, _ = update(elsewhere("arm=cut", "seed=1"))
+    assert line == "kept, it has more than these 1 of 4 jobs"
+    assert update.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("change, reason", [
+    ({"settings": {}}, "it has another settings"),
+    ({"data": {}}, "it has another data"),
+    ({"arms": None}, "it does not say on which faces its networks are right"),
+])  # fmt: skip
+def test_of_two_records_that_cannot_be_joined_that_of_more_jobs_stays(
+    change, reason, elsewhere, update
+):
+    _, record = update(elsewhere("seed=0"))
+    if change == {"arms": None}:
+        for arm in record["arms"].values():
+            for test in arm["tests"].values():
+                del test["correct"]
+    else:
+        record |= change
+    write_record(update.path, record)
+    line, kept = update(elsewhere("arm=cut", "seed=1"))
+    assert kept == record and line == (
+        "kept, it has not fewer than these 1 of 4 jobs; cannot be joined with the 2 recorded "
+        f"before: {reason}"
+    )
+    line, record = update(elsewhere("seed=1", "arm=full,cut"))
+    assert record == kept and line.startswith("kept, it has not fewer than these 2 of 4 jobs; ")
+    kept["jobs"].popitem()
+    write_record(update.path, kept)
+    line, record = update(elsewhere("seed=1"))
+    assert line == f"2 of 4 jobs; cannot be joined with the 1 recorded before: {reason}"
+    assert [job["seed"] for job in record["jobs"].values()] == [1, 1]
+
+
+def test_folds_of_one_seed_come_from_one_machine(setting, update, tmp_path):
+    """Those of other seeds may come from another."""
+    folded = Experiment("Toys.", "posefaces", "short", {"people": Arm("person-independent")}, (0, 1))
+    jobs = [select_jobs(folded, [f"seed={seed}", "fold=2,5"], 1) for seed in (0, 1)]
+    for job in sum(jobs, []):
+        assert run_job(job, setting).state == "recorded"
+    expected = json.loads(json.dumps(gather("toy", folded, setting, 1)))
+
+    def on(name, *jobs):
+        machine = replace(setting, out=tmp_path / name)
+        for job in jobs:
+            shutil.copytree(setting.folder(job), machine.folder(job))
+        return machine
+
+    update(on("seed 1", *jobs[1]), folded)
+    line, record = update(on("seed 0", *jobs[0]), folded)
+    assert line == "4 of 20 jobs, 2 of them as recorded before"
+    assert_close(record, expected)
+
+    update.path.unlink()
+    update(on("one fold", jobs[0][0]), folded)
+    line, _ = update(on("another fold", jobs[0][1]), folded)
+    assert line.endswith("cannot be joined with the 1 recorded before: it has seed 0 too")
+    update.path.unlink()
+    update(on("fold 2", jobs[0][0]), folded)
+    line, _ = update(on("fold 5", jobs[1][1]), folded)
+    assert line.endswith("cannot be joined with the 1 recorded before: it is of other test faces")
