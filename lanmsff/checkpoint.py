@@ -51,17 +51,53 @@ def lock(folder: Path) -> Iterator[None]:
         held.release()
 
 
-def signature(folder: Path) -> tuple[int, ...] | None:
-    """Tells one newest checkpoint from another; None if there is none."""
-    try:
-        found = (folder / NEWEST).stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
+class RunFolder:
+    """The folder of a run, as this process found it."""
 
+    def __init__(self, path: Path):
+        self.path = path
+        self._read = self._signature()
 
-def has_checkpoint(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (NEWEST, BEFORE))
+    def find(
+        self, asked: dict[str, Any], resume: bool
+    ) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """Header and tensors of the checkpoint to go on from, None if there is none.
+
+        Raises:
+            RunError: there is one and `resume` is not set, or it is of something else than asked.
+        """
+        self._read = self._signature()
+        if not any((self.path / name).exists() for name in (NEWEST, BEFORE)):
+            return None
+        if not resume:
+            raise RunError(
+                f"{self.path}: holds a run; add --resume to go on, or name another folder"
+            )
+        header, tensors = read_checkpoint(self.path)
+        refuse_another(self.path, header["asked"], json.loads(json.dumps(asked)))
+        return header, tensors
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder, and see that nobody trained in it since the checkpoint was read."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with lock(self.path):
+            if self._signature() != self._read:
+                raise RunError(f"{self.path}: another process has trained here; start again")
+            for left_by_a_kill in self.path.glob(".*.part"):
+                left_by_a_kill.unlink()
+            try:
+                yield
+            finally:
+                self._read = self._signature()
+
+    def _signature(self) -> tuple[int, ...] | None:
+        """Tells one newest checkpoint from another; None if there is none."""
+        try:
+            found = (self.path / NEWEST).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def write_checkpoint(folder: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -92,7 +92,8 @@ def gather(
             answers[label] = {key: collect(own, arm.weights, key, sets[key], setting)
                               for key in next(iter(own)).sets}  # fmt: skip
     weights = {arm.weights for arm in experiment.arms.values()}
-    environments = [record["run"]["environment"] for record in done.values()]
+    sittings = [sitting for record in done.values()
+                for sitting in (*record["run"].get("earlier", ()), record["run"])]
     return {
         "experiment": name,
         "reason": experiment.reason,
@@ -105,7 +106,7 @@ def gather(
         "data": {key: {**{field: faces.meta[field] for field in ("dataset", "rule", "classes")},
                        "sha256": setting.hashes[key], "people_known": faces.subject is not None}
                  for key, faces in sets.items()},
-        "environments": _each_once(environments),
+        "environments": _each_once([sitting["environment"] for sitting in sittings]),
         "arms": _compare(experiment, answers, {str(job) for job in done}, epochs),
         "jobs": {str(job): _job_in_short(record, weights) for job, record in done.items()},
     }  # fmt: skip

@@ -216,12 +216,7 @@ def _run(job: Job, setting: Setting) -> Outcome:
     run = Run(faces, job.recipe, folder, device=device, precision=precision, epochs=job.epochs,
               seed=job.seed, resume=True, start=job.start, changes=dict(job.changes),
               speed=setting.speed, **dict(job.options))  # fmt: skip
-    trained = None
-    if run.finished:  # earlier: what is recorded is where it was trained, not where it is scored
-        with suppress(FileNotFoundError):
-            found = read_record(folder / RECORD)
-            trained = found if found["finished"] else None  # a kill may have left an older one
-    else:
+    if not run.finished:
         minutes = (setting.deadline - time.time()) / 60 if setting.deadline else None
         run.train(progress=False, max_minutes=minutes)
     if not run.finished:
@@ -244,7 +239,7 @@ def _run(job: Job, setting: Setting) -> Outcome:
 
     with replacing(folder / LOGITS) as aside, open(aside, "wb") as file:
         np.savez_compressed(file, **arrays)
-    record = {**_asked(job, setting), "run": trained or run.record(), "scores": scores}
+    record = {**_asked(job, setting), "run": run.record(), "scores": scores}
     write_record(folder / JOB, record)
     return Outcome(job, "recorded", _in_words(record))
 

@@ -16,11 +16,9 @@ the same machine: every draw comes from a generator that is either seeded by (se
 saved, and a checkpoint is moved into place whole. On a GPU see `lanmsff.device.be_deterministic`.
 """
 
-import json
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -127,7 +125,8 @@ class Run:
             if len(split) < processes.count:
                 few = "no faces" if not len(split) else "fewer faces than processes"
                 raise RunError(f"the data has {few} in split '{name}'")
-        found = self._find_checkpoint(resume)
+        self._folder = checkpoint.RunFolder(self.out)
+        found = self._folder.find(self.asked, resume)
         self.learner = Learner(
             train, self.recipe, self.asked["model"], epochs=self.epochs, seed=seed, device=device,
             precision=precision, speed=speed, processes=processes,
@@ -143,6 +142,7 @@ class Run:
         # no step waits
         self.tally = torch.zeros(self.steps, 2, device=device)
         self.seconds = 0.0  # spent in this and earlier sittings
+        self.sittings: list[dict[str, Any]] = []  # where it was trained, and up to which epoch
         self.stopped: str | None = None
         if found:
             self._restore(*found)
@@ -193,8 +193,10 @@ class Run:
         self._started = time.monotonic() - self.seconds
         minutes = math.inf if max_minutes is None else max_minutes
         self._deadline = time.monotonic() + 60 * minutes
-        self.out.mkdir(parents=True, exist_ok=True)
-        with self._locked(), kept_memory(can_keep_memory(self.device, self.speed)):
+        held = self._folder.held() if self.processes.first else nullcontext()
+        with held, kept_memory(can_keep_memory(self.device, self.speed)):
+            if not self.finished:
+                self._sit_down()
             self.learner.set_random_state(self._random)  # whatever was drawn since
             try:
                 while not self.finished and not self._all_stop():
@@ -210,7 +212,12 @@ class Run:
         return self.record()
 
     def record(self) -> dict[str, Any]:
-        """What was asked, what came out and where, as JSON values."""
+        """What was asked, what came out and where, as JSON values.
+
+        `environment`, `deterministic` and `speed` are of where it was trained last; `earlier` has
+        them of before, where they were others, with the `epochs` that were done by then.
+        """
+        *earlier, last = self.sittings or [self._sitting()]
         return {
             "asked": self.asked | {"epochs": self.epochs},
             "finished": self.finished,
@@ -218,9 +225,8 @@ class Run:
             "best": self.best,
             "images_per_epoch": len(self.learner.images),
             "seconds": self.seconds,
-            "environment": environment(self.device, self.precision),
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-            "speed": asdict(self.speed),
+            **{key: value for key, value in last.items() if key != "epochs"},
+            "earlier": earlier,
             "history": self.history,
         }
 
@@ -233,21 +239,20 @@ class Run:
         done = self.epoch * self.steps + self.step
         self.tally[self.step].copy_(self.learner.learn(items, done))
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the folder, and see that nobody trained in it since the checkpoint was read."""
-        if not self.processes.first:
-            yield
-            return
-        with checkpoint.lock(self.out):
-            if checkpoint.signature(self.out) != self._read:
-                raise RunError(f"{self.out}: another process has trained here; start again")
-            for left_by_a_kill in self.out.glob(".*.part"):
-                left_by_a_kill.unlink()
-            try:
-                yield
-            finally:
-                self._read = checkpoint.signature(self.out)
+    def _sitting(self) -> dict[str, Any]:
+        """Where and how this process trains."""
+        return {
+            "epochs": self.epoch + self.step / self.steps,
+            "environment": environment(self.device, self.precision),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "speed": asdict(self.speed),
+        }
+
+    def _sit_down(self) -> None:
+        """Go on with the last sitting if this one is like it, else begin another."""
+        now = self._sitting()
+        if not self.sittings or self.sittings[-1] | {"epochs": now["epochs"]} != now:
+            self.sittings.append(now)
 
     def _train_epoch(self, progress: bool) -> bool:
         """The rest of the current epoch, from `self.step` on; False if the run is stopped in it."""
@@ -387,32 +392,24 @@ class Run:
         tensors = self.learner.tensors() | {"tally": self.processes.sum(self.tally)}
         for rank, states in enumerate(self.processes.gather(self.learner.random_state())):
             tensors |= checkpoint.named(f"random.{rank}", states)
+        self.sittings[-1]["epochs"] = self.epoch + self.step / self.steps
         header = {
             "asked": self.asked,
             "schedule": self.learner.schedule.state_dict(),
             "history": self.history,
             "step": self.step,
             "seconds": self.seconds,
+            "sittings": self.sittings,
         }
         if self.processes.first:
             checkpoint.write_checkpoint(self.out, header, tensors)
-
-    def _find_checkpoint(self, resume: bool) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """Header and tensors of the checkpoint to go on from; `RunError` if that is not allowed."""
-        self._read = checkpoint.signature(self.out)
-        if not checkpoint.has_checkpoint(self.out):
-            return None
-        if not resume:
-            raise RunError(f"{self.out}: holds a run; add --resume to go on, or name another folder")
-        header, tensors = checkpoint.read_checkpoint(self.out)
-        checkpoint.refuse_another(self.out, header["asked"], json.loads(json.dumps(self.asked)))
-        return header, tensors
 
     def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.learner.restore(tensors)
         self.learner.schedule.load_state_dict(header["schedule"])
         self.history, self.step = header["history"], header["step"]
         self.seconds = header["seconds"]
+        self.sittings = header.get("sittings", [])
         if self.processes.first:  # the others' shares are in it
             self.tally.copy_(tensors["tally"])
         self.learner.set_random_state(checkpoint.part(f"random.{self.processes.rank}", tensors))

@@ -9,7 +9,7 @@ from toy_grid import TOY
 
 from lanmsff.experiments import Arm, Experiment, select_jobs
 from lanmsff.gather import gather, update_record
-from lanmsff.jobs import run_job
+from lanmsff.jobs import JOB, run_job
 from lanmsff.results import read_record, write_record
 
 
@@ -73,6 +73,16 @@ def test_seeds_of_two_machines_are_one_record(undisturbed, elsewhere, update):
     line, record = update(elsewhere("arm=cut", "seed=0"))
     assert line == "4 of 4 jobs, 3 of them as recorded before"
     assert_close(record, expected)
+
+
+def test_every_place_where_a_job_was_trained_is_named(elsewhere, update):
+    setting = elsewhere("seed=0")
+    path = setting.folder(select_jobs(TOY, ["seed=0"], 1)[0]) / JOB
+    job = read_record(path)
+    job["run"]["earlier"] = [{"epochs": 0.5, "environment": {"device": "a GPU"}}]
+    write_record(path, job)
+    _, record = update(setting)
+    assert record["environments"] == [{"device": "a GPU"}, job["run"]["environment"]]
 
 
 def test_a_record_of_the_same_jobs_is_written_anew(elsewhere, update):

@@ -66,6 +66,33 @@ def test_stopped_at_the_end_of_an_epoch_and_resumed(
     assert differences(resumed.out, undisturbed().out) == []
 
 
+def test_the_record_names_every_place_where_it_was_trained(
+    undisturbed, toy_faces, tmp_path, monkeypatch, start, differences
+):
+    """Two sittings at one place are one; up to which epoch each went is said of the earlier ones."""
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", -1)
+    for at, place in enumerate(("a GPU", "a CPU", "a CPU")):
+        monkeypatch.setattr(train, "environment", lambda *_: {"device": place})
+        run = start(toy_faces(), tmp_path / "run", resume=True)
+        run.step_before, count = run.train_step, itertools.count()
+
+        def stopped(items):
+            run.step_before(items)
+            if next(count) == 1 and at < 2:
+                run.stop("enough")
+
+        monkeypatch.setattr(run, "train_step", stopped)
+        record = run.train(progress=False)
+    assert record["finished"] and record["environment"] == {"device": "a CPU"}
+    (earlier,) = record["earlier"]
+    assert earlier.keys() == {"epochs", "environment", "deterministic", "speed"}
+    assert earlier["environment"] == {"device": "a GPU"} and earlier["epochs"] == 0.5
+    monkeypatch.setattr(train, "environment", lambda *_: {"device": "where nothing was trained"})
+    again = start(toy_faces(), tmp_path / "run", resume=True)
+    assert again.train(progress=False) == record
+    assert differences(again.out, undisturbed().out) == []
+
+
 def test_optimiser_moments_come_back_in_the_layout_of_their_weights(
     undisturbed, toy_faces, tmp_path, start
 ):
