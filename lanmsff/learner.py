@@ -16,7 +16,7 @@ from lanmsff.model import LANMSFF
 from lanmsff.processes import Alone
 from lanmsff.recipes import Recipe
 from lanmsff.schedule import Schedule
-from lanmsff.step import CapturedStep, Speed, Step, can_capture, make_optimizer
+from lanmsff.step import CapturedStep, Speed, Step, can_capture, can_compile, make_optimizer
 
 
 class Learner:
@@ -83,7 +83,10 @@ class Learner:
             precision=precision,
             channels_last=speed.channels_last,
         )
-        self.step = CapturedStep(step, recipe.batch_size, speed.compiled) if captured else step
+        self.step = step
+        if captured:
+            compiled = speed.compiled and can_compile()
+            self.step = CapturedStep(step, recipe.batch_size, compiled)
         self.steps = len(self.batches(0))
         self.schedule = Schedule(self.optimizer, recipe, epochs * self.steps)
 

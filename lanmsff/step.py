@@ -6,7 +6,11 @@ launch its hundreds of kernels. `CapturedStep` launches them once, as one CUDA g
 
 import copy
 import ctypes
+import importlib.util
+import os
 import platform
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +47,18 @@ class Speed:
 
 def can_capture(device: torch.device, speed: Speed, processes: int) -> bool:
     return speed.captured and device.type == "cuda" and processes == 1
+
+
+def can_compile() -> bool:
+    """Whether torch.compile can write kernels for a GPU here; if not, a line on stderr says why."""
+    if importlib.util.find_spec("triton") is None:
+        lacking = "this PyTorch comes without Triton"
+    elif not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        lacking = "there is no C compiler; install gcc, or name one in the environment variable CC"
+    else:
+        return True
+    print(f"the training step is not compiled, so it is slower: {lacking}", file=sys.stderr)
+    return False
 
 
 def can_keep_memory(device: torch.device, speed: Speed) -> bool:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lanmsff.device import be_deterministic
-from lanmsff.step import CapturedStep, Speed, can_capture, kept_memory
+from lanmsff.step import CapturedStep, Speed, can_capture, can_compile, kept_memory
 from lanmsff.train import Run
 
 CPU = torch.device("cpu")
@@ -101,6 +101,25 @@ def test_where_a_step_is_captured():
     assert not can_capture(cuda, Speed(), processes=2)
     assert not can_capture(cuda, Speed(captured=False), processes=1)
     assert not can_capture(CPU, Speed(), processes=1)
+
+
+@pytest.mark.parametrize("triton, compiler, environment, lacking", [
+    (True, "gcc", {}, ""),
+    (True, None, {"CC": "/opt/cc"}, ""),
+    (True, None, {}, "there is no C compiler; install gcc, or name one in the environment variable CC"),
+    (False, "gcc", {}, "this PyTorch comes without Triton"),
+])  # fmt: skip
+def test_without_what_compiling_needs_a_step_is_not_compiled(
+    triton, compiler, environment, lacking, monkeypatch, capsys
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: triton or None)
+    monkeypatch.setattr("shutil.which", lambda name: compiler if name == compiler else None)
+    monkeypatch.delenv("CC", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert can_compile() == (not lacking)
+    told = capsys.readouterr().err
+    assert told == (f"the training step is not compiled, so it is slower: {lacking}\n" * bool(lacking))
 
 
 def test_each_part_of_speed_can_be_left_out(toy_faces, tmp_path):
