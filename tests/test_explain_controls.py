@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
+from torch import nn
 
 from lanmsff import LANMSFF
+from lanmsff.blocks.convolution import BN_MOMENTUM
 from lanmsff.data import FaceSet
 from lanmsff.explain import cam
 from lanmsff.explain.controls import (
@@ -24,6 +26,7 @@ from lanmsff.explain.faithfulness import (
     sanity_scores,
     table,
 )
+from lanmsff.explain.maps import BATCH_SIZE
 from lanmsff.explain.perturbation import STEPS, probabilities
 from lanmsff.explain.sanity import (
     CASCADE,
@@ -63,19 +66,48 @@ def test_mirror_agreement():
     assert abs(agreement).max() < 0.2
 
 
-def test_cascade_forgets_from_the_head_down(trained):
+def parameters(model):
+    """Its weights and buffers but the statistics of batch normalization."""
+    return {key: value for key, value in model.state_dict().items()
+            if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))}  # fmt: skip
+
+
+def test_cascade_forgets_from_the_head_down(trained, planted):
+    images = planted(40, seed=3)[0]
     before = copy.deepcopy(trained.state_dict())
-    stages = dict(cascade(trained, seed=4))
+    stages = dict(cascade(trained, images, seed=4))
     assert tuple(stages) == CASCADE == ("head", "block4", "block3", "block2", "block1")
-    fresh = untrained(trained, seed=4).state_dict()
+    fresh = parameters(untrained(trained, images, seed=4))
     forgotten = ()
     for part, network in stages.items():
         forgotten += (part,)
         assert not network.training
         for name, tensor in network.state_dict().items():
-            wanted = fresh if name.startswith(forgotten) else before
-            assert torch.equal(tensor, wanted[name]), (part, name)
+            if not name.startswith(forgotten):
+                assert torch.equal(tensor, before[name]), (part, name)
+            elif name in fresh:
+                assert torch.equal(tensor, fresh[name]), (part, name)
     assert all(torch.equal(a, b) for a, b in zip(before.values(), trained.state_dict().values()))
+    whole = untrained(trained, images, seed=4)(images)
+    torch.testing.assert_close(network(images), whole)
+
+
+def test_fresh_parts_see_the_statistics_of_the_images(trained, planted):
+    """So that what is normalised has mean 0 and variance 1 in them."""
+    images = planted(BATCH_SIZE, seed=3)[0]
+    for part, network in cascade(trained, images, seed=4):
+        norm = [m for m in getattr(network, part).modules() if isinstance(m, nn.BatchNorm2d)]
+        seen = {}
+        for module in norm:
+            module.register_forward_hook(lambda m, _, out: seen.update({m: out}))
+        network(images)
+        assert len(seen) == len(norm) and (part == "head") == (not norm)
+        for module, out in seen.items():
+            assert not module.training
+            assert out.mean((0, 2, 3)).abs().max() < 0.01
+            # Not quite 1: epsilon, and layers before it that normalise by N - 1 now, by N then.
+            left = module.running_var / (module.running_var + module.eps)
+            torch.testing.assert_close(out.var((0, 2, 3)), left, rtol=0.01, atol=0)
 
 
 def test_maps_change_with_what_they_depend_on(trained, planted):
@@ -147,12 +179,15 @@ def test_swapped_maps_come_from_somebody_else():
 def test_untrained_is_another_network_of_the_same_kind():
     model = LANMSFF(3, mixing="permutation", permutation_seed=5, selection=False).eval()
     state = torch.get_rng_state()
-    fresh = untrained(model, seed=1)
+    images = torch.rand(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    fresh = untrained(model, images, seed=1)
     assert torch.equal(state, torch.get_rng_state())
-    assert fresh.config == model.config and not fresh.training
-    images = torch.rand(2, 1, SIDE, SIDE)
+    assert fresh.config == model.config
+    assert not any(module.training for module in fresh.modules())
+    norms = [module for module in fresh.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} == {BN_MOMENTUM}
     assert not torch.allclose(fresh(images), model(images), atol=1e-3)
-    assert torch.equal(fresh(images), untrained(model, seed=1)(images))
+    assert torch.equal(fresh(images), untrained(model, images, seed=1)(images))
 
 
 # --- a trained network against the controls

@@ -195,9 +195,10 @@ def test_table_by_parts(toy_faces):
 
     value, chance = np.arange(9.0), np.full(9, 2.0)
     value[8] = np.nan
-    values = {("cam", "deletion"): value, ("random", "deletion"): chance, ("cam", "x"): value}
+    values = {("cam", "deletion"): value, ("random", "deletion"): chance, ("cam", "x"): value,
+              ("centre", "deletion"): chance - 5}  # fmt: skip
     rows = {(row["map"], row["measure"], row["part"]): row for row in table(values, faces)}
-    assert len(rows) == 12
+    assert len(rows) == 16
     row = rows["cam", "deletion", "beyond 30"]
     assert row["mean"] == 1 and row["gain"] == 1  # below the random one is better
     low, high = bootstrap_over_groups(value[:3], np.arange(3))
@@ -205,6 +206,9 @@ def test_table_by_parts(toy_faces):
     assert (row["gain_low"], row["gain_high"]) == pytest.approx((2 - high, 2 - low))
     assert rows["cam", "deletion", "all"]["faces"] == 8
     assert "gain" not in rows["cam", "x", "all"]
+    assert row["over_centre"] == -4 and rows["random", "deletion", "all"]["over_centre"] == -5
+    assert rows["centre", "deletion", "all"]["gain"] == 5
+    assert "over_centre" not in rows["centre", "deletion", "all"]
 
 
 def test_yaws_of_half_a_degree_are_parts_of_their_own(toy_faces):

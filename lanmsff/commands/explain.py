@@ -43,7 +43,8 @@ SEED = 0
 CAM = "Grad-CAM"
 EXAMPLES = 5
 COLUMNS = ("map", "measure", "part", "faces", "mean", "low", "high",
-           "gain", "gain_low", "gain_high")  # fmt: skip
+           "gain", "gain_low", "gain_high",
+           "over_centre", "over_centre_low", "over_centre_high")  # fmt: skip
 MEANS_SIDE = 16  # of the mean maps in the record
 Maps = dict[str, np.ndarray]
 

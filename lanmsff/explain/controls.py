@@ -7,9 +7,10 @@ All maps are float32 (N, H, W) in [0, 1], brighter = more important, like those 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from lanmsff.explain.maps import BATCH_SIZE, in_batches
 from lanmsff.model import LANMSFF
 
 UNTRAINED_SEED = 2**31 - 1
@@ -69,13 +70,45 @@ def swapped_maps(maps: np.ndarray, groups: np.ndarray, seed: int = 0) -> np.ndar
     return maps[[rng.choice(np.flatnonzero(groups != group)) for group in groups]]
 
 
-def untrained(model: LANMSFF, seed: int = UNTRAINED_SEED) -> LANMSFF:
+def untrained(model: LANMSFF, images: Tensor, seed: int = UNTRAINED_SEED) -> LANMSFF:
     """A freshly drawn network of the same kind, in evaluation mode and on the same device.
 
     Drawn from the seed of its own training, it would be where `model` began, and a trained head
     is still close to that: so the default is a seed that nobody trains with.
+
+    Args:
+        images: float (N, 1, H, W), see `collect_statistics`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = LANMSFF(**model.config)
-    return fresh.to(next(model.parameters()).device).eval()
+    fresh = fresh.to(next(model.parameters()).device).eval()
+    collect_statistics(fresh, fresh, images)
+    return fresh
+
+
+def collect_statistics(model: LANMSFF, part: nn.Module, images: Tensor) -> None:
+    """Let the batch normalization in a fresh part of a network see images, as training would.
+
+    With the statistics that it begins with, mean 0 and variance 1, features shrink from layer to
+    layer until float32 can hardly tell them apart, and a map of them is flat for that reason.
+
+    Args:
+        model: in evaluation mode; `part` belongs to it, or is `model` itself.
+        images: float (N, 1, H, W) in [0, 1], of which mean and variance are taken at every layer,
+            batch by batch.
+    """
+    norms = [module for module in part.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    try:
+        with torch.no_grad():
+            for batch in in_batches(model, images, BATCH_SIZE):
+                model(batch)
+    finally:
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+            norm.eval()

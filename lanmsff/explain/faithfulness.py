@@ -26,17 +26,20 @@ KINDS: dict[str, Explain] = {
         model, images, targets, layer="all", method="exact"
     ).numpy(),
 }
-RANDOM = "random"
+RANDOM, CENTRE = "random", "centre"
 CONTROLS: dict[str, Explain] = {
     RANDOM: lambda _, images, __: random_maps(len(images), images.shape[-1]),
-    "centre": lambda _, images, __: centre_maps(len(images), images.shape[-1]),
+    CENTRE: lambda _, images, __: centre_maps(len(images), images.shape[-1]),
     "edges": lambda _, images, __: edge_maps(images),
     "Grad-CAM, untrained": lambda model, images, targets: cam(
-        untrained(model), images, targets
+        untrained(model, images), images, targets
     ).numpy(),
 }
 # name -> is more of it better
 PERTURBATIONS = {"deletion": False, "insertion": True, "ROAD": True}
+# in a table: by how much a map is better than the one that knows nothing, and than the one that
+# knows where faces are
+GAINS = {"gain": RANDOM, "over_centre": CENTRE}
 Values = dict[tuple[str, str], np.ndarray]
 
 
@@ -81,7 +84,7 @@ def sanity_scores(
         For each map its name, and its rank correlations (N,) with what became of it: (name,
         "mirrored"), and (name, "without head"), "without block4" and so on, see `cascade`.
     """
-    forgetful = list(cascade(model))
+    forgetful = list(cascade(model, images))
     for name, found in maps.items():
         make = KINDS[name]
         values = {
@@ -114,20 +117,22 @@ def table(values: Values, faces: FaceSet) -> list[dict[str, Any]]:
 
     Returns:
         Rows with `map`, `measure`, `part`, `faces` (their number), `mean`, `low`, `high`; and, for
-        measures that a random map has too, `gain`, `gain_low`, `gain_high`: by how much the map is
-        better than the random one on the same faces. No interval (None) for a single person.
+        measures that the controls of `GAINS` have too, `gain`, `gain_low`, `gain_high`: by how much
+        the map is better than the random one on the same faces; and likewise `over_centre` and so
+        on, than the blob in the middle. No interval (None) for a single person.
     """
     people = np.arange(len(faces)) if faces.subject is None else faces.subject
     rows = []
     for (name, measure), value in values.items():
-        reference = values.get((RANDOM, measure))
+        references = {key: values[control, measure] for key, control in GAINS.items()
+                      if control != name and (control, measure) in values}  # fmt: skip
         for part, mask in parts(faces).items():
             row = {"map": name, "measure": measure, "part": part}
             row |= _mean(value[mask], people[mask])
-            if reference is not None and name != RANDOM:
+            for key, reference in references.items():
                 better = value - reference if PERTURBATIONS[measure] else reference - value
                 gain = _mean(better[mask], people[mask])
-                row |= {f"gain{key}": gain[of] for key, of in
+                row |= {key + end: gain[of] for end, of in
                         (("", "mean"), ("_low", "low"), ("_high", "high"))}  # fmt: skip
             rows.append(row)
     return rows

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy.stats import rankdata
-from torch import Tensor
+from torch import Tensor, nn
 
 from lanmsff.data import FaceSet
-from lanmsff.explain.controls import UNTRAINED_SEED, untrained
+from lanmsff.explain.controls import UNTRAINED_SEED, collect_statistics, untrained
 from lanmsff.model import LANMSFF
 
 CASCADE = ("head", "block4", "block3", "block2", "block1")
@@ -67,16 +67,26 @@ def turned_pairs(faces: FaceSet, degrees: float) -> tuple[np.ndarray, np.ndarray
     return tuple(np.array(pairs, np.int64).reshape(-1, 2).T)
 
 
-def cascade(model: LANMSFF, seed: int = UNTRAINED_SEED) -> Iterator[tuple[str, LANMSFF]]:
+def cascade(
+    model: LANMSFF, images: Tensor, seed: int = UNTRAINED_SEED
+) -> Iterator[tuple[str, LANMSFF]]:
     """Forget the network part by part, from the head down (Adebayo et al. 2018).
+
+    Args:
+        images: float (N, 1, H, W); at each stage the fresh parts collect their statistics, see
+            `lanmsff.explain.controls.collect_statistics`.
 
     Yields:
         The name of each part of `CASCADE`, and a copy of `model` in which this part and all that
         come after it in the network are as they were before training. The last is
-        `untrained(model, seed)`.
+        `untrained(model, images, seed)`.
     """
-    fresh = untrained(model, seed)
+    fresh = untrained(model, images, seed)
     forgetful = copy.deepcopy(model).eval()
-    for part in CASCADE:
-        getattr(forgetful, part).load_state_dict(getattr(fresh, part).state_dict())
-        yield part, copy.deepcopy(forgetful)
+    forgotten = nn.ModuleList()
+    for name in CASCADE:
+        part = getattr(forgetful, name)
+        part.load_state_dict(getattr(fresh, name).state_dict())
+        forgotten.append(part)
+        collect_statistics(forgetful, forgotten, images)
+        yield name, copy.deepcopy(forgetful)
