@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lanmsff.blocks import SeparableConv2d
+from lanmsff.blocks import Conv2d, SeparableConv2d
 
 
 def folded(model: nn.Module) -> nn.Module:
@@ -38,8 +38,11 @@ def folded(model: nn.Module) -> nn.Module:
 def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast the weights that autocast would cast in every call; under it `model` computes the same.
 
-    Those of convolutions, transposed ones and linear layers. The cast is in place.
+    Those of convolutions, transposed ones and linear layers, but not of the convolution of pixels.
+    The cast is in place.
     """
     for layer in model.modules():
+        if isinstance(layer, Conv2d) and layer.of_pixels:
+            continue
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             layer.to(dtype)

@@ -65,13 +65,13 @@ def check_images(images: Tensor, read_values: bool = True) -> Tensor:
 class ConvBlock(nn.Module):
     """Blocks 1 and 3: convolution, separable convolution, convolution, max-pool, dropout.
 
-    Shapes: (N, in_channels, H, W) -> (N, out_channels, H/2, W/2).
+    Shapes: (N, in_channels, H, W) -> (N, out_channels, H/2, W/2). One channel are pixels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float):
         super().__init__()
         self.layers = nn.Sequential(
-            conv_bn_relu(Conv2d(in_channels, out_channels)),
+            conv_bn_relu(Conv2d(in_channels, out_channels, of_pixels=in_channels == 1)),
             conv_bn_relu(SeparableConv2d(out_channels, out_channels)),
             Conv2d(out_channels, out_channels),
             batch_norm(out_channels),

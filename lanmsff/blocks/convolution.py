@@ -12,18 +12,32 @@ BN_MOMENTUM = 0.01
 
 
 class Conv2d(nn.Conv2d):
-    """Convolution with "same" padding at stride 1 that stays right under bfloat16 on a CPU.
+    """Convolution with "same" padding at stride 1 that stays right under bfloat16.
 
     With a dilation above 1, PyTorch's bfloat16 convolution on the CPU returns wrong gradients in
     the channels-last layout and gives no sign of it (relative error 0.17 to 0.99, seen with torch
     2.15.0). So where gradients are recorded, a dilated convolution steps out of CPU autocast and
-    runs in float32; its output is right in both. Every other convolution follows autocast.
+    runs in float32; its output is right in both.
+
+    A convolution of pixels steps out of autocast on every device. The nine pixels under a kernel are
+    nearly alike, so what it makes of them is their brightness times its sum, and rounding to
+    bfloat16 changes a sum in which weights cancel by far more than each of them. Most of what
+    bfloat16 did to the logits of LANMSFF, it did there. Every other convolution follows autocast.
 
     Shapes: (N, in_channels, H, W) -> (N, out_channels, H, W).
+
+    Args:
+        of_pixels: multiply in float32 under autocast too; what comes out is in autocast's type.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 3, dilation: int = 1, **options
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        dilation: int = 1,
+        of_pixels: bool = False,
+        **options,
     ):
         super().__init__(
             in_channels,
@@ -33,6 +47,7 @@ class Conv2d(nn.Conv2d):
             dilation=dilation,
             **options,
         )
+        self.of_pixels = of_pixels
 
     def reset_parameters(self) -> None:
         """Draw the kernel He-uniform and set the bias to zero, as the authors' code does."""
@@ -41,11 +56,15 @@ class Conv2d(nn.Conv2d):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        harmless = self.dilation == (1, 1) or not torch.is_grad_enabled()
-        if harmless or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        device = x.device.type
+        if not torch.is_autocast_enabled(device):
             return super().forward(x)
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(x.float())
+        wrong = device == "cpu" and self.dilation != (1, 1) and torch.is_grad_enabled()
+        if not (wrong or self.of_pixels):
+            return super().forward(x)
+        with torch.autocast(device, enabled=False):
+            found = super().forward(x.float())
+        return found.to(torch.get_autocast_dtype(device)) if self.of_pixels else found
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
