@@ -50,7 +50,7 @@ def preferred(results: dict[str, dict[str, Any]], data: str) -> dict[str, Any]:
 
 
 def single_run(record: dict[str, Any]) -> dict[str, Any]:
-    """What `python -m lanmsff evaluate` recorded of one network, in the form of `gather.summary`.
+    """What `python -m lanmsff evaluate` recorded of one network, in the form of `answers.summary`.
 
     The intervals are over people where the record has these, else Wilson's, over faces; `per_class`
     and `confusion` are of all faces. Such a record has no calibration.
