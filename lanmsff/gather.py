@@ -122,18 +122,20 @@ def join(
     """The record of the jobs of two records of an experiment.
 
     Raises:
-        ValueError: they are of other data or settings, `one` is too old to say which network is
+        ValueError: they are of other data, settings or networks, `one` is too old to say which network is
             right on which face, or the folds of one seed are divided between them.
     """
     one, other = (json.loads(json.dumps(record)) for record in (one, other))  # no tuples
     for key in _QUESTION:
         if one.get(key) != other[key]:
-            raise ValueError(f"it has another {key}")
+            raise ValueError(f"it has not the same {key}")
     answers: dict[str, dict[str, Answers]] = {}
     for label in experiment.arms:
         found = [record["arms"][label] for record in (one, other) if label in record["arms"]]
         known = {str(job): job for job in experiment.jobs(label, epochs)}
         for arm in found:
+            if others := set(arm["jobs"]) - set(known):
+                raise ValueError(f"its {label} has {min(others)}")
             jobs = [known[name] for name in arm["jobs"]]
             for key, test in arm["tests"].items():
                 of = Answers.recorded(_tested(jobs, key, setting), test)
