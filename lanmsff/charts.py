@@ -19,6 +19,7 @@ from lanmsff.evaluate import accuracy_interval
 from lanmsff.plots import BLACK, BLUE, COLORS, MARKERS, ORANGE
 
 LABEL_SIZE = 9  # points; the smallest text of the book
+TOGETHER = 0.6  # of the distance between rows, for those under one label
 _HALO = withStroke(linewidth=2.5, foreground="white")  # where a label stands on a line
 # where the label of a point may stand, the best place first: points away from it, and its anchor
 _PLACES = (
@@ -70,6 +71,8 @@ def show_intervals(
 ) -> Figure:
     """Points with horizontal intervals, one below the other, each with its number.
 
+    Rows that follow each other under one label stand closer together, with the label once.
+
     Args:
         rows: from the top to the bottom.
         x: text of the axis, with the unit.
@@ -79,10 +82,18 @@ def show_intervals(
             come.
     """
     looks = _looks(rows, kinds)
-    figure, axis = plt.subplots(figsize=(6.8, 0.42 * len(rows) + 0.8 + 0.3 * (len(looks) > 1)))
+    groups: list[tuple[str, list[float]]] = []  # label, heights of its rows
+    for row in rows:
+        if groups and groups[-1][0] == row.label:
+            groups[-1][1].append(groups[-1][1][-1] + TOGETHER)
+        else:
+            groups.append((row.label, [groups[-1][1][-1] + 1 if groups else 0]))
+    heights = [y for _, found in groups for y in found]
+    size = (6.8, 0.42 * (heights[-1] + 1) + 0.8 + 0.3 * (len(looks) > 1))
+    figure, axis = plt.subplots(figsize=size)
     if level is not None:
         axis.axvline(level, color="0.45", lw=1, ls=(0, (2, 2)))
-    for y, row in enumerate(rows):
+    for y, row in zip(heights, rows):
         color, marker = looks[row.kind]
         if row.interval:
             axis.plot(row.interval, [y, y], color=color, lw=2.5)
@@ -91,8 +102,8 @@ def show_intervals(
             f"{row.value:.{digits}f}", (row.value, y), (0, 6), textcoords="offset points",
             ha="center", fontsize=LABEL_SIZE, color=BLACK, path_effects=[_HALO],
         )  # fmt: skip
-    axis.set_yticks(range(len(rows)), [row.label for row in rows])
-    axis.set_ylim(len(rows) - 0.5, -0.8)
+    axis.set_yticks([sum(found) / len(found) for _, found in groups], [label for label, _ in groups])
+    axis.set_ylim(heights[-1] + 0.5, -0.8)
     axis.margins(x=0.08)
     axis.grid(axis="x", color="0.9")
     axis.set_axisbelow(True)

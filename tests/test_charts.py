@@ -81,6 +81,21 @@ def test_rows_go_down_and_an_interval_is_drawn_where_there_is_one():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["claim", "here", "peer"]
 
 
+def test_rows_under_one_label_stand_together():
+    rows = [Estimate(label, 1.0, (0, 2), kind) for label, kind in ("ax", "ay", "az", "bx", "ax")]
+    figure = charts.show_intervals(rows, "x")
+    (axis,) = figure.axes
+    near = charts.TOGETHER
+    heights = [0, near, 2 * near, 2 * near + 1, 2 * near + 2]
+    points, _ = drawn(axis)
+    assert [y for _, (y,) in points] == pytest.approx(heights)
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b", "a"]
+    assert axis.get_yticks() == pytest.approx([near, 2 * near + 1, 2 * near + 2])
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert not any(box.overlaps(other) for k, box in enumerate(boxes) for other in boxes[:k])
+
+
 def test_a_kind_has_one_color_and_one_marker():
     axis = charts.show_intervals(ROWS, "x").axes[0]
     points = [line for line in axis.lines if len(line.get_xdata()) == 1]
