@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lanmsff.gather import update_record
     from lanmsff.grid import hashes, run_grid
     from lanmsff.jobs import Setting, state
+    from lanmsff.results import read_record
 
     limit = arguments.max_minutes
     setting = Setting(
@@ -74,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     cut = f"-{arguments.epochs}epochs" if arguments.epochs else ""
     path = arguments.results / f"{arguments.experiment}{cut}.json"
     check_writable(path)
+    if path.is_file():
+        read_record(path)  # what is no record is refused now, not after the work
     workers = arguments.jobs
     if workers is None and not arguments.scheduler:
         workers = 1 if pick_device(arguments.device).type == "cuda" else joblib.cpu_count()

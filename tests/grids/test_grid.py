@@ -154,6 +154,14 @@ def test_a_folder_of_records_that_cannot_be_written_is_refused_before_the_work(c
     assert not (tmp_path / "runs").exists()
 
 
+def test_what_is_no_record_is_refused_before_the_work(command, tmp_path):
+    command.results.mkdir()
+    (command.results / "toy-1epochs.json").write_text("[]")
+    status, _, errors = command("")
+    assert status == 2 and "toy-1epochs.json: not a JSON record" in errors
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_failed_job_shows_in_the_status(command):
     status, output, _ = command("--only arm=bad", name="broken")
     assert status == 1
