@@ -9,7 +9,7 @@ from torch import nn
 
 from data_prep.kdef import load_posefaces
 from lanmsff import LANMSFF, load_pretrained
-from lanmsff.blocks.convolution import Conv2d
+from lanmsff.blocks.convolution import Conv2d, join_grids, split_grids
 from lanmsff.device import autocast, to_device
 from lanmsff.evaluate import predict
 
@@ -73,23 +73,46 @@ def test_gradient_of_every_layer(device, precision, tolerance, channels_last):
             assert error < tolerance, f"{name}, {what}: relative error {error:.2g}"
 
 
+@pytest.mark.parametrize("side, recorded_type", [
+    (32, torch.bfloat16), (31, torch.float32), (8, torch.float32),
+])  # fmt: skip
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("groups", [1, 72])
-def test_a_dilated_convolution_is_right_in_both_of_its_precisions(channels_last, groups):
-    """Under autocast on a CPU: float32 where gradients are recorded, bfloat16 elsewhere."""
+def test_a_dilated_convolution_is_right_however_it_is_computed(
+    channels_last, groups, side, recorded_type
+):
+    """Under autocast on a CPU where gradients are recorded: on grids, else in float32."""
     torch.manual_seed(0)
     layer = Conv2d(72, 72, dilation=2, groups=groups)
-    x = torch.randn(4, 72, 32, 32)
-    exact = layer(x)
-    layer, x = (to_device(each, torch.device("cpu"), channels_last) for each in (layer, x))
+    x, outgoing = torch.randn(2, 4, 72, side, side)
+    exact = layer(x.requires_grad_())
+    exact.backward(outgoing)
+    wanted = [layer.weight.grad.clone(), layer.bias.grad.clone(), x.grad]
+    layer.zero_grad()
+    cpu = torch.device("cpu")
+    layer, x = to_device(layer, cpu, channels_last), to_device(x.detach(), cpu, channels_last)
     with torch.autocast("cpu", torch.bfloat16):
-        recorded = layer(x)
+        recorded = layer(x.requires_grad_())
         with torch.no_grad():
             rough = layer(x)
-    assert (recorded.dtype, rough.dtype) == (torch.float32, torch.bfloat16)
-    torch.testing.assert_close(recorded, exact, rtol=1e-4, atol=1e-4)
-    error = (rough.float() - exact).norm() / exact.norm()
-    assert 0 < error < 0.01
+    recorded.backward(outgoing.to(recorded.dtype))
+    assert (recorded.dtype, rough.dtype) == (recorded_type, torch.bfloat16)
+    found = [layer.weight.grad, layer.bias.grad, x.grad]
+    for ours, theirs in zip((recorded, rough, *found), (exact, exact, *wanted)):
+        assert (ours.float() - theirs).norm() / theirs.norm() < 0.01
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_dilated_convolution_is_one_without_on_each_grid(step):
+    """To the bit what PyTorch gives with dilation, in float64."""
+    torch.manual_seed(0)
+    layer = Conv2d(4, 6, dilation=step).double()
+    x = torch.randn(2, 4, 12, 18, dtype=torch.float64)
+    grids = split_grids(x, step)
+    assert grids.shape == (2 * step**2, 4, 12 // step, 18 // step)
+    assert torch.equal(grids[2], x[0, :, ::step, 1::step])  # the second grid of the first picture
+    assert torch.equal(join_grids(grids, step), x)
+    torch.testing.assert_close(layer._on_grids(x), layer(x), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
