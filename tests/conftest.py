@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import joblib
@@ -107,6 +108,36 @@ def toy_faces():
         )  # fmt: skip
 
     return make
+
+
+@pytest.fixture
+def faces(toy_faces):
+    """60 test faces of 12 people, seen from two sides."""
+    test = toy_faces(train=0, val=0, test=60)
+    people = np.array([f"F{row % 12:02}" for row in range(60)])
+    yaw = np.where(np.arange(60) // 12 % 2, 45, -45).astype(np.float32)
+    return replace(test, subject=people, yaw=yaw)
+
+
+@pytest.fixture(scope="session")
+def assert_close():
+    """`assert_close(found, expected)`: the same records, but for how means are rounded."""
+
+    def check(found, expected):
+        if isinstance(expected, dict):
+            assert found.keys() == expected.keys()
+            for key in expected:
+                check(found[key], expected[key])
+        elif isinstance(expected, (list, tuple)):
+            assert len(found) == len(expected)
+            for one, other in zip(found, expected):
+                check(one, other)
+        elif isinstance(expected, float):
+            assert found == pytest.approx(expected, rel=1e-8, abs=1e-9)
+        else:
+            assert found == expected
+
+    return check
 
 
 @pytest.fixture(scope="session")

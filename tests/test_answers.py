@@ -16,15 +16,6 @@ from lanmsff.evaluate import evaluate
 CLASSES = 3
 
 
-@pytest.fixture
-def faces(toy_faces):
-    """60 test faces of 12 people, seen from two sides."""
-    test = toy_faces(train=0, val=0, test=60)
-    people = np.array([f"F{row % 12:02}" for row in range(60)])
-    yaw = np.where(np.arange(60) // 12 % 2, 45, -45).astype(np.float32)
-    return replace(test, subject=people, yaw=yaw)
-
-
 def sure_logits(faces, rights):
     """(R, N, K) of networks that are right where `rights` (R, N) says so, else one class off."""
     predicted = torch.from_numpy((faces.labels + ~np.array(rights, bool)) % CLASSES)
@@ -181,7 +172,7 @@ def noisy(faces, names, seed, temperature):
     return names, logits, logits / temperature
 
 
-def test_answers_from_two_records_are_those_of_all_networks(faces):
+def test_answers_from_two_records_are_those_of_all_networks(faces, assert_close):
     """In the order of the seeds; the second record came through JSON."""
     names, logits, scaled = noisy(faces, ("seed 2", "seed 10", "seed 0"), 0, 1.7)
     order = [2, 0, 1]
@@ -192,19 +183,6 @@ def test_answers_from_two_records_are_those_of_all_networks(faces):
     found, expected = summary(one + Answers.recorded(faces, written)), summary(together)
     assert found["networks"] == expected["networks"] and found["correct"] == expected["correct"]
     assert_close(found, expected)
-
-
-def assert_close(found, expected):
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for key in expected:
-            assert_close(found[key], expected[key])
-    elif isinstance(expected, (list, tuple)):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected):
-            assert_close(one, other)
-    else:
-        assert found == (pytest.approx(expected, abs=1e-7) if expected is not None else None)
 
 
 def test_what_cannot_be_joined(faces):

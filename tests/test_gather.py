@@ -14,15 +14,6 @@ from lanmsff.jobs import LOGITS, Setting, divide
 CLASSES = 3
 
 
-@pytest.fixture
-def faces(toy_faces):
-    """60 test faces of 12 people, seen from two sides."""
-    test = toy_faces(train=0, val=0, test=60)
-    people = np.array([f"F{row % 12:02}" for row in range(60)])
-    yaw = np.where(np.arange(60) // 12 % 2, 45, -45).astype(np.float32)
-    return replace(test, subject=people, yaw=yaw)
-
-
 # --- from jobs
 
 

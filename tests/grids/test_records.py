@@ -40,23 +40,7 @@ def update(tmp_path):
     return run
 
 
-def assert_close(found, expected):
-    """The same, but for how the means of several networks are rounded."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for key in expected:
-            assert_close(found[key], expected[key])
-    elif isinstance(expected, list):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected):
-            assert_close(one, other)
-    elif isinstance(expected, float):
-        assert found == pytest.approx(expected, rel=1e-6, abs=1e-9)
-    else:
-        assert found == expected
-
-
-def test_seeds_of_two_machines_are_one_record(undisturbed, elsewhere, update):
+def test_seeds_of_two_machines_are_one_record(undisturbed, elsewhere, update, assert_close):
     """As if all had run on one; whichever comes first, and though the second has seed 0 as well."""
     expected = json.loads(json.dumps(gather("toy", TOY, undisturbed, 1)))
     line, _ = update(elsewhere("seed=1"))
@@ -134,7 +118,7 @@ def test_of_two_records_that_cannot_be_joined_that_of_more_jobs_stays(
     assert [job["seed"] for job in record["jobs"].values()] == [1, 1]
 
 
-def test_folds_of_one_seed_come_from_one_machine(setting, update, tmp_path):
+def test_folds_of_one_seed_come_from_one_machine(setting, update, tmp_path, assert_close):
     """Those of other seeds may come from another."""
     folded = Experiment("Toys.", "posefaces", "short", {"people": Arm("person-independent")}, (0, 1))
     jobs = [select_jobs(folded, [f"seed={seed}", "fold=2,5"], 1) for seed in (0, 1)]
