@@ -15,10 +15,13 @@ def folded(model: nn.Module) -> nn.Module:
 
     In evaluation mode batch norm scales and shifts each channel by constants, which the kernel and
     bias of the convolution in front can do on the way. Folded is what follows a `Conv2d` or a
-    `SeparableConv2d` in an `nn.Sequential`; the rest stays.
+    `SeparableConv2d` in an `nn.Sequential`; the rest stays. ReLU overwrites what it is given, which
+    nobody else looks at here.
     """
     model = copy.deepcopy(model).eval()
     for layers in model.modules():
+        if isinstance(layers, nn.ReLU):
+            layers.inplace = True
         if not isinstance(layers, nn.Sequential):
             continue
         for k in range(len(layers) - 1):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lanmsff.blocks import (
     PWFS,
     Conv2d,
+    Dropout,
     MassAtt,
     SeparableConv2d,
     TwoPathConv,
@@ -77,7 +78,7 @@ class ConvBlock(nn.Module):
             batch_norm(out_channels),
             nn.MaxPool2d(2),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,7 +105,7 @@ class AttentionBlock(nn.Module):
             batch_norm(out_channels),
             nn.MaxPool2d(2),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
     def forward(self, x: Tensor) -> Tensor:

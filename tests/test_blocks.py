@@ -14,6 +14,7 @@ from lanmsff.blocks import (
     PWFS,
     ChannelPermutation,
     Conv2d,
+    Dropout,
     MassAtt,
     SeparableConv2d,
     TwoPathConv,
@@ -365,3 +366,43 @@ def test_pwfs_passes_the_gradient_to_the_two_that_win():
     order = x.detach().reshape(2, 3, 4, 3, 5).argsort(dim=1).argsort(dim=1)  # 0 = smallest
     expected = torch.where(order == 0, 0.0, 0.5).reshape(x.shape)
     torch.testing.assert_close(x.grad, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+def test_dropout_drops_a_share_and_keeps_the_mean(format):
+    torch.manual_seed(0)
+    block = Dropout(0.4).train()
+    x = torch.ones(32, 66, 16, 16).to(memory_format=format)
+    y = block(x)
+    assert y.stride() == x.stride()
+    kept = y != 0
+    assert torch.equal(y[kept], torch.full_like(y[kept], 1 / 0.6))
+    # 540,672 draws: five standard deviations
+    assert abs(kept.float().mean().item() - 0.6) < 5 * (0.24 / x.numel()) ** 0.5
+    by_channel = kept.float().mean((0, 2, 3))  # 8,192 draws each
+    assert (by_channel - 0.6).abs().max() < 5 * (0.24 / 8192) ** 0.5
+    neighbors = (kept[..., 1:] & kept[..., :-1]).float().mean().item()
+    assert abs(neighbors - 0.36) < 0.005  # the draws of one word know nothing of each other
+
+
+def test_dropout_passes_the_gradient_of_what_it_keeps():
+    torch.manual_seed(0)
+    x = torch.rand(3, 5, 7, dtype=torch.float64).transpose(1, 2)[:, ::2].requires_grad_()  # not dense
+    y = Dropout(0.25).train()(x)
+    y.sum().backward()
+    assert y.eq(0).any() and y.ne(0).any()
+    torch.testing.assert_close(x.grad * x.detach(), y.detach())
+
+
+def test_dropout_follows_the_global_generator_and_its_mode():
+    x = torch.rand(2, 3, 4, 4)
+    block = Dropout(0.5)
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(block.train()(x))
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    assert block.eval()(x) is x
+    assert torch.equal(Dropout(0.0).train()(x), x)
+    assert torch.equal(Dropout(1.0).train()(x), torch.zeros_like(x))
+    assert Dropout(0.5).train()(x[:0]).shape == (0, 3, 4, 4)

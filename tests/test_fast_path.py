@@ -116,18 +116,31 @@ def test_a_dilated_convolution_is_one_without_on_each_grid(step):
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_pixels_are_multiplied_in_float32(channels_last):
-    """And what comes out has autocast's type, as what other layers give."""
+def test_pixels_are_multiplied_with_sixteen_bits(channels_last):
+    """Only what comes out is rounded to autocast's type; plain bfloat16 is off a hundred times more."""
     torch.manual_seed(0)
-    layer, x = Conv2d(1, 66, of_pixels=True), torch.rand(4, 1, 32, 32)
+    plain, layer = Conv2d(1, 66), Conv2d(1, 66, of_pixels=True)
+    torch.nn.init.normal_(layer.bias)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.rand(4, 1, 32, 32, requires_grad=True)
     exact = layer(x)
-    layer, x = (to_device(each, torch.device("cpu"), channels_last) for each in (layer, x))
+    exact.square().sum().backward()
+    wanted = [each.grad for each in (layer.weight, layer.bias, x)]
+    layer, plain, x = (to_device(each.detach() if each is x else each, torch.device("cpu"),
+                                 channels_last) for each in (layer, plain, x))
+    layer.zero_grad()
+    x.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        found = layer(x)
+        found, rough = layer(x), plain(x)
+    format = torch.channels_last if channels_last else torch.contiguous_format
+    assert found.is_contiguous(memory_format=format)
     assert exact.dtype == torch.float32 and found.dtype == torch.bfloat16
-    torch.testing.assert_close(found, exact.bfloat16(), rtol=2**-7, atol=1e-6)
-    found.float().sum().backward()
-    assert layer.weight.grad.dtype == torch.float32
+    torch.testing.assert_close(found, exact.bfloat16(), rtol=2**-7, atol=2**-15)
+    assert ((rough - exact).abs() > 2**-7 * exact.abs() + 2**-15).float().mean() > 0.1
+    found.float().square().sum().backward()
+    for ours, theirs in zip((layer.weight, layer.bias, x), wanted):
+        assert ours.grad.dtype == torch.float32
+        assert (ours.grad - theirs).norm() / theirs.norm() < 0.01
     pixels = [m for m in LANMSFF(7).modules() if isinstance(m, Conv2d) and m.of_pixels]
     assert len(pixels) == 1 and pixels[0].in_channels == 1
 

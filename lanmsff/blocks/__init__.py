@@ -4,6 +4,7 @@ Every block maps a feature tensor (N, C, H, W) to another one and keeps height a
 """
 
 from lanmsff.blocks.convolution import Conv2d, conv_bn_relu
+from lanmsff.blocks.dropout import Dropout
 from lanmsff.blocks.massatt import MassAtt
 from lanmsff.blocks.pwfs import PWFS
 from lanmsff.blocks.separable import SeparableConv2d
@@ -13,6 +14,7 @@ from lanmsff.blocks.two_path import TwoPathConv
 __all__ = [
     "ChannelPermutation",
     "Conv2d",
+    "Dropout",
     "MassAtt",
     "PWFS",
     "SeparableConv2d",

@@ -22,15 +22,17 @@ class Conv2d(nn.Conv2d):
     as the same thing without dilation, see `split_grids`; where the sides are small or no multiples
     of the dilation, it steps out of autocast and runs in float32.
 
-    A convolution of pixels steps out of autocast on every device. The nine pixels under a kernel are
-    nearly alike, so what it makes of them is their brightness times its sum, and rounding to
-    bfloat16 changes a sum in which weights cancel by far more than each of them. Most of what
-    bfloat16 did to the logits of LANMSFF, it did there. Every other convolution follows autocast.
+    A convolution of pixels keeps 16 bits of pixels and weights, not 8, on every device (`_in_parts`).
+    The nine pixels under a kernel are nearly alike, so what it makes of them is their brightness
+    times its sum, and rounding to bfloat16 changes a sum in which weights cancel by far more than
+    each of them. Most of what bfloat16 did to the logits of LANMSFF, it did there. Every other
+    convolution follows autocast.
 
     Shapes: (N, in_channels, H, W) -> (N, out_channels, H, W).
 
     Args:
-        of_pixels: multiply in float32 under autocast too; what comes out is in autocast's type.
+        of_pixels: multiply numbers of 16 bits under autocast; what comes out is in autocast's type.
+            It needs a bias.
     """
 
     def __init__(
@@ -70,11 +72,27 @@ class Conv2d(nn.Conv2d):
                 return self._on_grids(x)
             with torch.autocast(device, enabled=False):
                 return super().forward(x.float())
-        if not self.of_pixels:
-            return super().forward(x)
-        with torch.autocast(device, enabled=False):
-            found = super().forward(x.float())
-        return found.to(torch.get_autocast_dtype(device))
+        if self.of_pixels:
+            return self._in_parts(x, torch.get_autocast_dtype(device))
+        return super().forward(x)
+
+    def _in_parts(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """The convolution of float32 numbers by one of `dtype`, which writes half as much.
+
+        A number is the sum of two of `dtype`, in bfloat16 up to 2^-17 of it. Of the four products of
+        the parts of a pixel and a weight, three are made, each by a channel of its own, and added up
+        in float32; the fourth is too small. Ones, in two more channels, bring the bias.
+        """
+        high, low = _parts(x, dtype)
+        weight_high, weight_low = _parts(self.weight, dtype)
+        edge = self.kernel_size[0] // 2
+        bias = F.pad(self.bias[:, None, None, None], (edge,) * 4)  # at the center of a kernel
+        one = torch.ones_like(high[:, :1])
+        channels = torch.cat([high, high, low, one, one], dim=1)
+        kernels = torch.cat([weight_high, weight_low, weight_high, *_parts(bias, dtype)], dim=1)
+        if self.weight.stride(1) == 1:  # channels-last, which one channel shows by its stride alone
+            kernels = kernels.to(memory_format=torch.channels_last)
+        return F.conv2d(channels, kernels, None, self.stride, self.padding, self.dilation)
 
     def _on_grids(self, x: Tensor) -> Tensor:
         """What a dilated convolution gives, by one without dilation on each grid of points."""
@@ -83,6 +101,12 @@ class Conv2d(nn.Conv2d):
             split_grids(x, step), self.weight, self.bias, padding=reach, groups=self.groups
         )
         return join_grids(found, step)
+
+
+def _parts(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`x` as the sum of two tensors of `dtype`; gradients reach it by the first one."""
+    high = x.to(dtype)
+    return high, (x - high).detach().to(dtype)
 
 
 def split_grids(x: Tensor, step: int) -> Tensor:

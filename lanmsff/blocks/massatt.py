@@ -81,4 +81,4 @@ class MassAtt(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         channel, spatial = self.maps(x)
-        return channel * spatial * x
+        return x * channel * spatial  # in this order nothing leaves the memory layout of x

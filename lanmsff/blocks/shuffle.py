@@ -33,21 +33,21 @@ def random_order(channels: int, seed: int) -> Tensor:
 
 
 class _Reorder(torch.autograd.Function):
-    """`x.index_select(1, order)`, whose gradient is a reordering too.
+    """`x[:, order]`, whose gradient is a reordering too.
 
-    PyTorch's own gradient of `index_select` adds into zeros, as an order that repeats itself would
-    need: on a GPU with an atomic operation for every value.
+    PyTorch's own gradient adds into zeros, as an order that repeats itself would need: on a GPU
+    with an atomic operation for every value.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, order: Tensor) -> Tensor:
         ctx.save_for_backward(order)
-        return x.index_select(1, order)
+        return x[:, order]
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         (order,) = ctx.saved_tensors
-        return gradient.index_select(1, order.argsort()), None
+        return gradient[:, order.argsort()], None
 
 
 class ChannelPermutation(nn.Module):
@@ -66,4 +66,4 @@ class ChannelPermutation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
             return _Reorder.apply(x, self.order)
-        return x.index_select(1, self.order)
+        return x[:, self.order]
