@@ -64,6 +64,8 @@ class ChannelPermutation(nn.Module):
         self.register_buffer("order", order)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            return x.index_select(1, self.order)  # one node of ONNX; by an index it takes three
         if torch.is_grad_enabled() and x.requires_grad:
             return _Reorder.apply(x, self.order)
-        return x[:, self.order]
+        return x[:, self.order]  # on a CPU in half the time of index_select
