@@ -19,6 +19,9 @@ from lanmsff.data import MARKS, SPLITS, DataError, FaceSet, check_writable
 from lanmsff.duplicates import group_identical
 from lanmsff.results import write_record
 
+# classes of FER-2013 that FERPlus calls by another name
+RENAMED = {"angry": "anger", "happy": "happiness", "sad": "sadness"}
+
 
 def describe(faces: FaceSet) -> dict[str, Any]:
     """Counts of one set; a part is there only where the set knows it.
@@ -99,7 +102,9 @@ def compare(first: FaceSet, second: FaceSet) -> dict[str, Any] | None:
     its copies' labels, so duplicates are left out.
 
     Returns:
-        `n` and `table`: the classes of `first` (rows) against those of `second` (columns).
+        `n` and `table`: the classes of `first` (rows) against those of `second` (columns); and of
+        the test faces of `first`, in their order and as bits (`numpy.packbits`) in hexadecimal,
+        `test_shared`, and `test_same`, those among them that have the same class in both.
     """
     if first.images.shape[1:] != second.images.shape[1:]:
         return None
@@ -113,11 +118,16 @@ def compare(first: FaceSet, second: FaceSet) -> dict[str, Any] | None:
     label_of[0, ours], label_of[1, theirs] = first.labels, second.labels
     table = np.zeros((len(first.classes), len(second.classes)), np.int64)
     np.add.at(table, tuple(label_of[:, once]), 1)
+    called = [[RENAMED.get(name, name) for name in faces.classes] for faces in (first, second)]
+    same = np.equal(*(np.array(names)[labels] for names, labels in zip(called, label_of)))
+    test = ours[first.split == "test"]
     return {
         "n": int(once.sum()),
         "rows": first.classes,
         "columns": second.classes,
         "table": table.tolist(),
+        "test_shared": _bits(once[test]),
+        "test_same": _bits((once & same)[test]),
     }
 
 
@@ -139,6 +149,10 @@ def statistics(sets: list[FaceSet]) -> dict[str, Any]:
         "sets": {name: describe(faces) for name, faces in zip(names, sets)},
         "compared": compared,
     }
+
+
+def _bits(mask: np.ndarray) -> str:
+    return np.packbits(mask).tobytes().hex()
 
 
 def _count(values: np.ndarray, length: int) -> list[int]:

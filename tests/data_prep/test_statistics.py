@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import ferplus
+from data_prep import fer2013, ferplus
 from data_prep.__main__ import main
 from data_prep.kdef import load_posefaces
 from data_prep.statistics import compare, describe, describe_votes, statistics
@@ -16,7 +16,10 @@ from lanmsff.data import DataError, FaceSet
 RECORD = Path(__file__).resolve().parents[2] / "results" / "data-statistics.json"
 
 
-def made_up(greys: list[int], labels: list[int], dataset: str = "one", **columns) -> FaceSet:
+def made_up(
+    greys: list[int], labels: list[int], dataset: str = "one", classes: tuple = ("a", "b", "c"),
+    **columns,
+) -> FaceSet:  # fmt: skip
     """Flat faces of 2x2 pixels; the first half is train, the rest test."""
     n = len(greys)
     return FaceSet(
@@ -24,7 +27,7 @@ def made_up(greys: list[int], labels: list[int], dataset: str = "one", **columns
         labels=np.array(labels),
         split=np.repeat(["train", "test"], [n // 2, n - n // 2]),
         name=np.array([f"{dataset}{row}" for row in range(n)]),
-        meta={"dataset": dataset, "rule": "none", "classes": ["a", "b", "c"],
+        meta={"dataset": dataset, "rule": "none", "classes": list(classes),
               "sources": {"file": "00"}},
         **columns,
     )  # fmt: skip
@@ -67,8 +70,17 @@ def test_labels_are_compared_on_faces_that_stand_once_in_both():
     found = compare(one, other)  # 4 stands twice in one, 1 twice in the other, 9 not in one
     assert found["n"] == 2
     assert found["table"] == [[0, 0, 0], [1, 0, 0], [0, 0, 1]]
+    assert (found["test_shared"], found["test_same"]) == ("80", "80")  # of 3, 4, 4 the first
     assert compare(one, made_up([7, 8], [0, 1], dataset="two")) is None
     assert list(statistics([one, other])["compared"]) == ["one, none / two, none"]
+
+
+def test_classes_of_other_names_are_compared():
+    """Test faces 3 and 4; 4 is happy in the one and fear in the other."""
+    one = made_up([1, 2, 3, 4], [0, 1, 0, 1], classes=["angry", "happy"])
+    other = made_up([3, 4, 5, 6], [2, 1, 0, 0], dataset="two", classes=["happiness", "fear", "anger"])
+    found = compare(one, other)
+    assert (found["test_shared"], found["test_same"]) == ("c0", "80")
 
 
 def test_the_same_set_twice_is_refused():
@@ -112,11 +124,18 @@ def test_posefaces_is_balanced():
 
 def test_the_committed_record_follows_from_the_real_files(real_ferplus):
     """Counts of the rows under every rule; `sources` differ from one copy of a file to the next."""
-    recorded = json.loads(RECORD.read_text())["sets"]
+    record = json.loads(RECORD.read_text())
+    recorded = record["sets"]
     rows, votes, members = real_ferplus
     for rule in ferplus.RULES:
         again = json.loads(json.dumps(describe(ferplus.label(rows, votes, members, rule, []))))
         assert again == recorded[f"FERPlus, {rule}"] | {"sources": again["sources"]}
+    meta = {"dataset": "FER-2013", "rule": "published label", "classes": fer2013.CLASSES,
+            "sources": {}}  # fmt: skip
+    published = FaceSet(rows.images, rows.labels, rows.split, rows.number.astype(str), meta)
+    majority = ferplus.label(rows, votes, members, "majority", [])
+    pair = "FER-2013, published label / FERPlus, majority"
+    assert compare(published, majority) == record["compared"][pair]
     group = duplicates.group_identical(rows.images)
     assert recorded["FER-2013, published label"]["duplicates"] == duplicates.statistics(
         group, rows.split, rows.labels
