@@ -160,13 +160,18 @@ def show_costs(
 
 
 def show_confusion(
-    confusion: Sequence[Sequence[int]], classes: Sequence[str], *, size: float = 0.62
+    confusion: Sequence[Sequence[int]],
+    classes: Sequence[str],
+    *,
+    networks: int = 1,
+    size: float = 0.62,
 ) -> Figure:
     """What faces of each class (rows) were called (columns), in percent of the row.
 
     Args:
         confusion: (K, K), numbers of faces; row: true class, column: predicted class.
         classes: K names.
+        networks: whose answers to the same faces are counted together; the faces are told once.
         size: side of a cell, in inches.
 
     Raises:
@@ -185,7 +190,7 @@ def show_confusion(
         text = f"{100 * share:.0f}" if share >= 0.005 else "<1"
         axis.text(column, row, text, ha="center", va="center", fontsize=LABEL_SIZE,
                   color="white" if share > 0.5 else BLACK)  # fmt: skip
-    axis.set_yticks(range(len(classes)), [f"{c} ({n:,})" for c, n in zip(classes, faces)])
+    axis.set_yticks(range(len(classes)), [f"{c} ({n // networks:,})" for c, n in zip(classes, faces)])
     axis.set_xticks(range(len(classes)), classes, rotation=40, ha="right", rotation_mode="anchor")
     axis.set(xlabel="the network says", ylabel="true class (faces)")
     axis.tick_params(length=0)

@@ -112,7 +112,7 @@ def write_checkpoint(folder: Path, header: dict[str, Any], tensors: dict[str, Te
     tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with replacing(folder / NEWEST) as aside:
         save_file(tensors, aside, metadata={"run": json.dumps(header)})
-        if (folder / NEWEST).exists():
+        if _is_whole(folder / NEWEST):  # a damaged one must not take the place of a good one
             os.replace(folder / NEWEST, folder / BEFORE)
 
 
@@ -130,17 +130,33 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if not path.exists():
             continue
         try:
-            with safe_open(path, "pt") as file:
-                header = json.loads(file.metadata()["run"])
-                header["asked"], header["history"], header["step"]
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
-        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+            header, tensors = _read(path)
+        except _DAMAGED as error:
             damaged.append(f"{path}: not a whole checkpoint ({error})")
             continue
         if damaged:
             print(f"{damaged[0]}; going on from the one before, {name}", file=sys.stderr)
         return header, tensors
     raise RunError(f"{'; '.join(damaged)}; remove the folder to start anew")
+
+
+_DAMAGED = (SafetensorError, OSError, TypeError, KeyError, ValueError)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of one file; one of `_DAMAGED` if it is not whole."""
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["run"])
+        header["asked"], header["history"], header["step"]
+        return header, {key: file.get_tensor(key) for key in file.keys()}
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        _read(path)
+    except _DAMAGED:
+        return False
+    return True
 
 
 def refuse_another(folder: Path, then: dict[str, Any], now: dict[str, Any]) -> None:

@@ -42,11 +42,11 @@ def update_record(
         What became of it, in a line.
 
     Raises:
-        ValueError: not one job is done here, or what lies there is no record.
+        ValueError: not one job is done here, or what lies there is no record of the experiment.
     """
     record = gather(name, experiment, setting, epochs)
-    before = read_record(path) if path.is_file() else {"jobs": {}}
-    here, there = set(record["jobs"]), set(before.get("jobs", {}))
+    before = recorded_before(path, name)
+    here, there = set(record["jobs"]), set(before["jobs"])
     count = f"{record['jobs_done']} of {record['jobs_all']} jobs"
     if here < there:
         return f"{path}: kept, it has more than these {count}"
@@ -62,6 +62,20 @@ def update_record(
                 return f"{path}: kept, it has not fewer than these {count}"
     write_record(path, record)
     return f"{path}: {count}"
+
+
+def recorded_before(path: Path, name: str) -> dict[str, Any]:
+    """The record of an experiment that lies at `path`; one without jobs if there is none.
+
+    Raises:
+        ValueError: what lies there is no record, or of something else.
+    """
+    if not path.is_file():
+        return {"jobs": {}}
+    record = read_record(path)
+    if record.get("experiment") != name or not isinstance(record.get("jobs"), dict):
+        raise ValueError(f"{path}: no record of {name}; move it, or name another folder: --results")
+    return record
 
 
 def gather(
@@ -122,13 +136,15 @@ def join(
     """The record of the jobs of two records of an experiment.
 
     Raises:
-        ValueError: they are of other data, settings or networks, `one` is too old to say which network is
-            right on which face, or the folds of one seed are divided between them.
+        ValueError: they are of other data, settings, arms or networks, `one` is too old to say which
+            network is right on which face, or the folds of one seed are divided between them.
     """
     one, other = (json.loads(json.dumps(record)) for record in (one, other))  # no tuples
     for key in _QUESTION:
         if one.get(key) != other[key]:
             raise ValueError(f"it has not the same {key}")
+    if gone := set(one["arms"]) - set(experiment.arms):
+        raise ValueError(f"it has {min(gone)}, which is no longer compared")
     answers: dict[str, dict[str, Answers]] = {}
     for label in experiment.arms:
         found = [record["arms"][label] for record in (one, other) if label in record["arms"]]

@@ -258,7 +258,8 @@ class Run:
         """The rest of the current epoch, from `self.step` on; False if the run is stopped in it."""
         self.learner.images.start_epoch(self.epoch)
         batches = self.learner.batches(self.epoch)
-        seen = sum(map(len, batches[: self.step]))
+        begun, before = self.step, sum(map(len, batches[: self.step]))
+        seen = before
         bar = tqdm(
             desc=f"epoch {self.epoch + 1}/{self.epochs}",
             total=len(self.learner.images),
@@ -275,7 +276,8 @@ class Run:
                 self.step += 1
                 seen += len(items)
                 if bar.update(len(items)) or self.step == self.steps:  # read the device only then
-                    loss, accuracy = (self.tally.sum(0) / seen * self.processes.count).tolist()
+                    own = self.tally[begun:].sum(0) / (seen - before)  # of this sitting and process
+                    loss, accuracy = (own * self.processes.count).tolist()
                     bar.set_postfix(loss=f"{loss:.3f}", acc=f"{accuracy:.3f}", refresh=False)
                 if self._all_stop():
                     self._save_checkpoint()
@@ -303,6 +305,7 @@ class Run:
         """Validate, note the epoch, adapt the learning rate, write weights and checkpoint."""
         trained = self._clock()
         loss, accuracy = self._means()
+        self._check_weights()  # before they are written
         parts = self.processes.gather(
             predict(
                 self.learner.scored_model, self.processes.mine(self.val_images), self.device,
@@ -359,6 +362,11 @@ class Run:
         loss, accuracy = (tally.sum(0) / max(done, 1)).tolist()
         return loss, accuracy
 
+    def _check_weights(self) -> None:
+        """Raise `RunError` if a weight of now is not finite; the loss was that of those before."""
+        if not self.learner.is_finite():
+            raise self._broken("a weight is not finite after the batch", max(self.step - 1, 0))
+
     def _broken(self, what: str, step: int) -> RunError:
         """The error, after the batch of that step has been written down."""
         items = self.learner.batches(self.epoch)[step]
@@ -386,9 +394,7 @@ class Run:
     def _save_checkpoint(self) -> None:
         self._means()  # raises if the loss is not finite
         self._clock()
-        # the loss was that of the weights before the last step: look at those of now
-        if not self.learner.is_finite():
-            raise self._broken("a weight is not finite after the batch", max(self.step - 1, 0))
+        self._check_weights()
         tensors = self.learner.tensors() | {"tally": self.processes.sum(self.tally)}
         for rank, states in enumerate(self.processes.gather(self.learner.random_state())):
             tensors |= checkpoint.named(f"random.{rank}", states)

@@ -374,7 +374,7 @@ def test_dropout_drops_a_share_and_keeps_the_mean(format):
     block = Dropout(0.4).train()
     x = torch.ones(32, 66, 16, 16).to(memory_format=format)
     y = block(x)
-    assert y.stride() == x.stride()
+    assert y.stride() == block._kept(x).stride() == x.stride()  # another would be slow
     kept = y != 0
     assert torch.equal(y[kept], torch.full_like(y[kept], 1 / 0.6))
     # 540,672 draws: five standard deviations
@@ -403,6 +403,7 @@ def test_dropout_follows_the_global_generator_and_its_mode():
         drawn.append(block.train()(x))
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
     assert block.eval()(x) is x
+    assert torch.equal(Dropout(0.999995).train()(x), torch.zeros_like(x))  # but one in 65,536
     assert torch.equal(Dropout(0.0).train()(x), x)
     assert torch.equal(Dropout(1.0).train()(x), torch.zeros_like(x))
     assert Dropout(0.5).train()(x[:0]).shape == (0, 3, 4, 4)

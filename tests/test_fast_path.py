@@ -1,6 +1,9 @@
 """The fast path (channels-last, bfloat16 where the hardware has it) against plain float32."""
 
 import copy
+import shutil
+from pathlib import Path
+from sysconfig import get_paths
 
 import pytest
 import torch
@@ -143,6 +146,23 @@ def test_pixels_are_multiplied_with_sixteen_bits(channels_last):
         assert (ours.grad - theirs).norm() / theirs.norm() < 0.01
     pixels = [m for m in LANMSFF(7).modules() if isinstance(m, Conv2d) and m.of_pixels]
     assert len(pixels) == 1 and pixels[0].in_channels == 1
+
+
+@pytest.mark.skipif(
+    not shutil.which("g++") or not Path(get_paths()["include"], "Python.h").exists(),
+    reason="torch.compile needs g++ and Python.h on a CPU",
+)
+def test_compiled_pixels_keep_their_sixteen_bits():
+    """Inductor leaves out a cast to bfloat16 and back, so the rest must not be made by one."""
+    torch.manual_seed(0)
+    layer, x = Conv2d(1, 8, of_pixels=True).requires_grad_(False), torch.rand(2, 1, 16, 16)
+    exact = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, compiled = layer(x), torch.compile(layer)(x)
+        layer.of_pixels = False
+        rough = layer(x)
+    off, off_compiled, off_rough = ((one.float() - exact).norm() for one in (found, compiled, rough))
+    assert off_compiled < 1.01 * off < 0.9 * off_rough
 
 
 def test_bfloat16_costs_a_trained_network_next_to_nothing():

@@ -71,7 +71,7 @@ def person_of(shot: Shot) -> Person:
 
 
 def performance_of(shot: Shot) -> Performance:
-    """How the expression was played: once for all yaws, as KDEF's five cameras saw it."""
+    """How the expression was played: once for all yaws."""
     return perform(BY_CODE[shot.expression], random_stream(*shot.key))
 
 

@@ -81,7 +81,8 @@ class Conv2d(nn.Conv2d):
 
         A number is the sum of two of `dtype`, in bfloat16 up to 2^-17 of it. Of the four products of
         the parts of a pixel and a weight, three are made, each by a channel of its own, and added up
-        in float32; the fourth is too small. Ones, in two more channels, bring the bias.
+        in float32; the fourth is too small. Ones, in two more channels, bring the bias. Gradients
+        are rounded like those of other layers.
         """
         high, low = _parts(x, dtype)
         weight_high, weight_low = _parts(self.weight, dtype)
@@ -104,9 +105,16 @@ class Conv2d(nn.Conv2d):
 
 
 def _parts(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`x` as the sum of two tensors of `dtype`; gradients reach it by the first one."""
-    high = x.to(dtype)
-    return high, (x - high).detach().to(dtype)
+    """`x` as the sum of two tensors of `dtype`; gradients reach it by the first one.
+
+    The first is `x` rounded to the upper 16 bits of float32, which are a number of bfloat16. It is
+    rounded by its bits, because torch.compile leaves out a cast there and back on the way, and then
+    finds that nothing is left over.
+    """
+    x = x.float()
+    bits = x.detach().view(torch.int32)
+    rest = x.detach() - ((bits + 2**15) & -(2**16)).view(torch.float32)
+    return (x - rest).to(dtype), rest.to(dtype)
 
 
 def split_grids(x: Tensor, step: int) -> Tensor:

@@ -27,5 +27,5 @@ class Dropout(nn.Dropout):
         kept = torch.empty_like(x, dtype=torch.bool)  # dense, also where x is not
         words = torch.empty(-(-x.numel() * _BITS // 64), dtype=torch.int64)
         drawn = words.random_(-(2**63), None).view(torch.int16)[: x.numel()]
-        dropped = round(self.p * 2**_BITS) - _LARGEST  # as many int16 are smaller
+        dropped = min(round(self.p * 2**_BITS), 2**_BITS - 1) - _LARGEST  # as many int16 are smaller
         return torch.ge(drawn.as_strided(kept.shape, kept.stride()), dropped, out=kept)

@@ -64,7 +64,8 @@ class ChannelPermutation(nn.Module):
         self.register_buffer("order", order)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_exporting():
+        # torch.compile calls itself an export before PyTorch 2.14
+        if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
             return x.index_select(1, self.order)  # one node of ONNX; by an index it takes three
         if torch.is_grad_enabled() and x.requires_grad:
             return _Reorder.apply(x, self.order)

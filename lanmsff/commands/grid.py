@@ -53,10 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     from lanmsff.data import check_writable
     from lanmsff.device import pick_device
-    from lanmsff.gather import update_record
+    from lanmsff.gather import recorded_before, update_record
     from lanmsff.grid import hashes, run_grid
     from lanmsff.jobs import Setting, state
-    from lanmsff.results import read_record
 
     limit = arguments.max_minutes
     setting = Setting(
@@ -75,8 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     cut = f"-{arguments.epochs}epochs" if arguments.epochs else ""
     path = arguments.results / f"{arguments.experiment}{cut}.json"
     check_writable(path)
-    if path.is_file():
-        read_record(path)  # what is no record is refused now, not after the work
+    recorded_before(path, arguments.experiment)  # what is no record is refused now, not after the work
     workers = arguments.jobs
     if workers is None and not arguments.scheduler:
         workers = 1 if pick_device(arguments.device).type == "cuda" else joblib.cpu_count()

@@ -118,6 +118,25 @@ def test_of_two_records_that_cannot_be_joined_that_of_more_jobs_stays(
     assert [job["seed"] for job in record["jobs"].values()] == [1, 1]
 
 
+def test_a_record_of_something_else_is_not_written_over(elsewhere, update):
+    setting = elsewhere("seed=1")
+    for other in ({"scores": {}}, {"experiment": "another", "jobs": {}}):
+        write_record(update.path, other)
+        with pytest.raises(ValueError, match="toy.json: no record of toy; move it, or name"):
+            update(setting)
+        assert read_record(update.path) == other
+
+
+def test_a_record_with_an_arm_that_is_gone_is_not_joined(elsewhere, update):
+    update(elsewhere("seed=1"))
+    record = read_record(update.path)
+    record["arms"]["old"] = record["arms"].pop("cut")
+    write_record(update.path, record)
+    line, now = update(elsewhere("seed=0"))
+    assert line.startswith("kept, it has not fewer than these 2 of 4 jobs; cannot be joined")
+    assert line.endswith("it has old, which is no longer compared") and now == record
+
+
 def test_folds_of_one_seed_come_from_one_machine(setting, update, tmp_path, assert_close):
     """Those of other seeds may come from another."""
     folded = Experiment("Toys.", "posefaces", "short", {"people": Arm("person-independent")}, (0, 1))

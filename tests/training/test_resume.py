@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lanmsff import train
-from lanmsff.checkpoint import BEFORE, NEWEST
+from lanmsff.checkpoint import BEFORE, NEWEST, read_checkpoint, write_checkpoint
 from lanmsff.train import RunError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -244,6 +244,17 @@ def test_a_damaged_newest_checkpoint(
     assert resumed.epoch == 1
     resumed.train(progress=False)
     assert differences(copied, undisturbed().out) == []
+
+
+def test_a_damaged_checkpoint_does_not_take_the_place_of_a_good_one(copied, capsys):
+    good = (copied / BEFORE).read_bytes()
+    SPOIL["cut"](copied / NEWEST)
+    header, tensors = read_checkpoint(copied)
+    capsys.readouterr()
+    write_checkpoint(copied, header | {"step": 1}, tensors)
+    assert (copied / BEFORE).read_bytes() == good
+    assert read_checkpoint(copied)[0]["step"] == 1
+    assert capsys.readouterr().err == ""
 
 
 def test_killed_between_the_two_moves(copied, toy_faces, start, capsys):

@@ -237,16 +237,19 @@ def test_a_file_that_the_system_does_not_let_grow(toy_faces, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "at, checkpoint_seconds, message, bad",
+    "at, breaks, checkpoint_seconds, message, bad",
     [
-        (5, 60, "the loss is nan in epoch 2, step 3", 2),
-        (5, -1, "a weight is not finite after the batch in epoch 2, step 2", 1),
-        (7, 60, "the validation loss is nan in epoch 2, step 4", 3),
+        (5, "head.bias", 60, "the loss is nan in epoch 2, step 3", 2),
+        (5, "head.bias", -1, "a weight is not finite after the batch in epoch 2, step 2", 1),
+        (7, "head.bias", 60, "a weight is not finite after the batch in epoch 2, step 4", 3),
+        # an infinite variance makes zeros, and a validation loss like any other
+        (7, "block4.layers.1.running_var", 60,
+         "a weight is not finite after the batch in epoch 2, step 4", 3),
     ],
-)
+)  # fmt: skip
 def test_broken_weights_keep_the_last_good_checkpoint(
-    at, checkpoint_seconds, message, bad, undisturbed, toy_faces, tmp_path, monkeypatch, start,
-    differences,
+    at, breaks, checkpoint_seconds, message, bad, undisturbed, toy_faces, tmp_path, monkeypatch,
+    start, differences,
 ):  # fmt: skip
     """Weights break after step `at`, the loss with the next one; epoch 2 begins with step 4."""
     run = start(toy_faces(), tmp_path / "run")
@@ -256,7 +259,8 @@ def test_broken_weights_keep_the_last_good_checkpoint(
         batches.append(items.tolist())
         step(items)
         if next(count) == at:
-            torch.nn.init.constant_(run.model.head.bias, float("nan"))
+            value = "nan" if breaks == "head.bias" else "inf"
+            torch.nn.init.constant_(run.model.state_dict()[breaks], float(value))
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "train_step", breaking)
@@ -273,3 +277,13 @@ def test_broken_weights_keep_the_last_good_checkpoint(
     resumed = start(toy_faces(), tmp_path / "run", resume=True)
     resumed.train(progress=False)
     assert differences(resumed.out, undisturbed().out) == []
+
+
+def test_a_validation_loss_that_is_not_a_number(toy_faces, tmp_path, monkeypatch, start):
+    run = start(toy_faces(), tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "predict", lambda model, images, *rest, **options: torch.full(
+            (len(images), len(run.classes)), float("nan")))  # fmt: skip
+        with pytest.raises(RunError, match="the validation loss is nan in epoch 1, step 4"):
+            run.train(progress=False)
+    assert not list(run.out.glob("*.safetensors"))
