@@ -15,23 +15,23 @@ def folded(model: nn.Module) -> nn.Module:
 
     In evaluation mode batch norm scales and shifts each channel by constants, which the kernel and
     bias of the convolution in front can do on the way. Folded is what follows a `Conv2d` or a
-    `SeparableConv2d` in an `nn.Sequential`; the rest stays. ReLU overwrites what it is given, which
-    nobody else looks at here.
+    `SeparableConv2d` in an `nn.Sequential`; the rest stays. ReLU overwrites what the layer in front
+    of it in an `nn.Sequential` has made, which nobody else looks at.
     """
     model = copy.deepcopy(model).eval()
     for layers in model.modules():
-        if isinstance(layers, nn.ReLU):
-            layers.inplace = True
         if not isinstance(layers, nn.Sequential):
             continue
         for k in range(len(layers) - 1):
-            layer, norm = layers[k], layers[k + 1]
-            if not isinstance(norm, _BatchNorm):
+            layer, following = layers[k], layers[k + 1]
+            if isinstance(following, nn.ReLU):
+                following.inplace = True
+            if not isinstance(following, _BatchNorm):
                 continue
             if isinstance(layer, SeparableConv2d):
-                layer.pointwise = fuse_conv_bn_eval(layer.pointwise, norm)
+                layer.pointwise = fuse_conv_bn_eval(layer.pointwise, following)
             elif isinstance(layer, nn.Conv2d):
-                layers[k] = fuse_conv_bn_eval(layer, norm)
+                layers[k] = fuse_conv_bn_eval(layer, following)
             else:
                 continue
             layers[k + 1] = nn.Identity()

@@ -38,6 +38,14 @@ def test_nothing_is_left(model):
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded(model).modules())
 
 
+def test_relu_leaves_the_images_alone():
+    images = torch.randn(2, 1, 4, 4)
+    before = images.clone()
+    network = folded(nn.Sequential(nn.ReLU(), nn.Conv2d(1, 2, 1), nn.ReLU()))
+    network(images)
+    assert torch.equal(images, before) and network[2].inplace
+
+
 def test_batch_norm_behind_anything_else_stays():
     layers = nn.Sequential(nn.BatchNorm2d(2), nn.ReLU(), nn.BatchNorm2d(2))
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in folded(layers)) == 2
