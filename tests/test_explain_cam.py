@@ -21,8 +21,11 @@ LIBRARY = {
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
-def network(seed: int = 0, **config) -> LANMSFF:
-    """A network in evaluation mode whose features and logits are of order 1."""
+def network(seed: int = 7, **config) -> LANMSFF:
+    """A network in evaluation mode whose features and logits are of order 1.
+
+    With this seed no logit or map that is compared lies near zero, as with some others.
+    """
     torch.manual_seed(seed)
     model = LANMSFF(**config)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -117,7 +117,7 @@ def test_maps_change_with_what_they_depend_on(trained, planted):
              for key, value in part.items()}  # fmt: skip
     assert set(found) == {(name, measure) for name in KINDS
                           for measure in ("mirrored", *(f"without {p}" for p in CASCADE))}
-    assert found["exact map", "without head"].max() < 0.9
+    assert found["exact map", "without head"].mean() < 0.5  # an unchanged map has 1
     for name in ("Grad-CAM", "exact map"):
         assert np.nanmean(found[name, "without block1"]) < 0.5
     # attention does not see what comes after it
