@@ -26,9 +26,10 @@ from lanmsff.augment import SIDE
 from lanmsff.cost import memory_traffic
 from lanmsff.data import FaceSet
 from lanmsff.evaluate import Predictor
+from lanmsff.memory import kept_memory
 from lanmsff.model import LANMSFF
 from lanmsff.results import environment
-from lanmsff.step import CapturedStep, Speed, can_keep_memory, kept_memory
+from lanmsff.step import CapturedStep, Speed, can_keep_memory
 from lanmsff.train import Run
 from lanmsff.weights import load_weights, save_weights
 

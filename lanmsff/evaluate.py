@@ -20,6 +20,7 @@ from lanmsff.data import MARKS, FaceSet
 from lanmsff.device import autocast, to_device
 from lanmsff.folding import cast_weights, folded
 from lanmsff.intervals import bootstrap_over_groups
+from lanmsff.memory import kept_memory
 
 BATCH_SIZE = 32  # on a CPU, where larger ones leave its caches
 GPU_BATCH_SIZE = 1024  # takes 3.3 GB in float32
@@ -36,6 +37,7 @@ class Predictor:
         model: takes (N, 1, 64, 64) in [0, 1]; is moved to `device`, and left as it is else.
         mirror: give the mean of a face's logits and those of its mirror image.
         channels_last: the memory layout of the network and of the images.
+        keep_memory: on a CPU, while there are several batches; see `lanmsff.memory`.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class Predictor:
         precision: str = "float32",
         mirror: bool = False,
         channels_last: bool = True,
+        keep_memory: bool = True,
     ):
         self.network = folded(to_device(model, device, channels_last))
         if precision == "bfloat16":
             cast_weights(self.network, torch.bfloat16)
         self.device, self.precision = device, precision
         self.mirror, self.channels_last = mirror, channels_last
+        self.keep_memory = keep_memory and device.type == "cpu"
 
     def __call__(self, images: Tensor, progress: bool = False) -> Tensor:
         """Logits of faces.
@@ -62,8 +66,10 @@ class Predictor:
             float32 (N, K) on the CPU.
         """
         batches = images.split(BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE)
+        # to return it costs more than a single batch gains
+        keep = kept_memory(self.keep_memory and len(batches) > 1)
         logits = []
-        with torch.inference_mode(), autocast(self.device, self.precision):
+        with torch.inference_mode(), autocast(self.device, self.precision), keep:
             for batch in tqdm(batches, unit="batch", desc="scoring", disable=not progress):
                 faces = to_float(resize(batch.to(self.device)))
                 faces = to_device(faces, self.device, self.channels_last)
@@ -82,9 +88,11 @@ def predict(
     progress: bool = False,
     mirror: bool = False,
     channels_last: bool = True,
+    keep_memory: bool = True,
 ) -> Tensor:
     """Logits of faces, float32 (N, K) on the CPU: a `Predictor` that is asked once."""
-    return Predictor(model, device, precision, mirror, channels_last)(images, progress)
+    predictor = Predictor(model, device, precision, mirror, channels_last, keep_memory)
+    return predictor(images, progress)
 
 
 def accuracy_interval(correct: int, total: int) -> tuple[float, float]:

@@ -5,14 +5,10 @@ launch its hundreds of kernels. `CapturedStep` launches them once, as one CUDA g
 """
 
 import copy
-import ctypes
 import importlib.util
 import os
-import platform
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,11 +20,6 @@ from lanmsff.device import autocast, to_device
 from lanmsff.recipes import Recipe
 
 WARM_UP = 3  # steps before the capture, in which libraries allocate and choose
-
-# Settings of glibc's allocator, from its header malloc.h
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
-MMAPS = 65_536  # its default of M_MMAP_MAX
-LARGEST = 32 * 2**20  # bytes: the highest M_MMAP_THRESHOLD, to which it adapts by itself
 
 
 @dataclass(frozen=True)
@@ -42,7 +33,7 @@ class Speed:
     fused: bool = True  # the optimiser's update of all weights in one kernel
     captured: bool = True  # on one GPU: a step is replayed as a CUDA graph
     compiled: bool = True  # of a captured step: torch.compile joins what is done point by point
-    kept_memory: bool = True  # on a CPU under Linux: what is freed is used again, not returned
+    kept_memory: bool = True  # on a CPU under Linux: see lanmsff.memory
 
 
 def can_capture(device: torch.device, speed: Speed, processes: int) -> bool:
@@ -89,32 +80,6 @@ def make_optimizer(
         fused=fused or None,  # False would also forbid what PyTorch does by itself on a GPU
         capturable=capturable,
     )
-
-
-@contextmanager
-def kept_memory(wanted: bool) -> Iterator[None]:
-    """Let this process keep the main memory that it frees meanwhile, where the C library is glibc.
-
-    By itself glibc gets every block of more than 32 MB from the kernel and returns it when it is
-    freed. The features of block 1 are such blocks from batch 64 on, in float32 from 32 on, and in
-    every step the kernel fills each with zeros anew: at batch 256 a quarter of the time, seen on two
-    cores. Peak memory grows by up to a half. Afterwards all that is free is returned, and the
-    thresholds are those to which glibc adapts by itself; what they were cannot be asked. Threads
-    other than the main one have heaps of their own, where large blocks are returned all the same.
-    """
-    if not wanted or platform.libc_ver()[0] != "glibc":
-        yield
-        return
-    glibc = ctypes.CDLL(None)
-    glibc.mallopt(M_MMAP_MAX, 0)
-    glibc.mallopt(M_TRIM_THRESHOLD, -1)
-    try:
-        yield
-    finally:
-        glibc.mallopt(M_MMAP_MAX, MMAPS)
-        glibc.mallopt(M_MMAP_THRESHOLD, LARGEST)
-        glibc.mallopt(M_TRIM_THRESHOLD, 2 * LARGEST)
-        glibc.malloc_trim(0)
 
 
 class Step:

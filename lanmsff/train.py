@@ -35,11 +35,12 @@ from lanmsff.checkpoint import RunError
 from lanmsff.data import FaceSet
 from lanmsff.evaluate import predict
 from lanmsff.learner import Learner
+from lanmsff.memory import kept_memory
 from lanmsff.model import LANMSFF
 from lanmsff.processes import Alone
 from lanmsff.recipes import pick_recipe
 from lanmsff.results import environment, git_commit, write_record
-from lanmsff.step import Speed, can_keep_memory, kept_memory
+from lanmsff.step import Speed, can_keep_memory
 from lanmsff.weights import load_weights, save_weights
 
 BEST, LAST, RECORD = "best.safetensors", "last.safetensors", "record.json"
@@ -310,7 +311,7 @@ class Run:
             predict(
                 self.learner.scored_model, self.processes.mine(self.val_images), self.device,
                 self.precision, mirror=self.recipe.test_mirror,
-                channels_last=self.speed.channels_last,
+                channels_last=self.speed.channels_last, keep_memory=self.speed.kept_memory,
             )
         )  # fmt: skip
         logits = torch.cat(parts)

@@ -1,15 +1,12 @@
 """One step: the fast one is the plain one, on every device, and nothing in it waits for a GPU."""
 
-import platform
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import pytest
 import torch
 
 from lanmsff.device import be_deterministic
-from lanmsff.step import CapturedStep, Speed, can_capture, can_compile, kept_memory
+from lanmsff.step import CapturedStep, Speed, can_capture, can_compile
 from lanmsff.train import Run
 
 CPU = torch.device("cpu")
@@ -148,43 +145,6 @@ def test_deterministic_mode(monkeypatch):
     finally:
         torch.use_deterministic_algorithms(False)
         monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-
-
-RESIDENT = """
-import resource
-import torch
-from lanmsff.step import kept_memory
-
-def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
-
-def use(megabytes, times=1):
-    for _ in range(times):
-        torch.ones(megabytes * 2**20, dtype=torch.uint8)
-    return resident() - at_first
-
-torch.ones(2**26, dtype=torch.uint8)  # the first call starts PyTorch's threads
-at_first = resident()
-with kept_memory(False):
-    print(use(64, times=20))
-with kept_memory(True):
-    print(use(64, times=20))
-print(resident() - at_first)
-print(use(512))  # more than fits into a gap that the lines above have left
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc, whose memory it keeps")
-def test_memory_is_kept_while_wanted_and_returned():
-    # in a process of its own: what other tests have left free in this one would be used again
-    child = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True)
-    assert child.returncode == 0, child.stderr
-    unwanted, kept, returned, later = map(float, child.stdout.split())  # MB more than at first
-    assert unwanted < 32
-    assert 60 < kept < 20 * 64 / 2  # a few of the blocks, used again and again
-    assert returned < 32
-    assert later < 32
 
 
 @pytest.mark.parametrize("wanted", [True, False])
