@@ -17,7 +17,7 @@ from scipy.stats import entropy
 from data_prep.output import printable
 from lanmsff.data import MARKS, SPLITS, DataError, FaceSet, check_writable
 from lanmsff.duplicates import group_identical
-from lanmsff.results import write_record
+from lanmsff.results import pack_bits, write_record
 
 # classes of FER-2013 that FERPlus calls by another name
 RENAMED = {"angry": "anger", "happy": "happiness", "sad": "sadness"}
@@ -103,7 +103,7 @@ def compare(first: FaceSet, second: FaceSet) -> dict[str, Any] | None:
 
     Returns:
         `n` and `table`: the classes of `first` (rows) against those of `second` (columns); and of
-        the test faces of `first`, in their order and as bits (`numpy.packbits`) in hexadecimal,
+        the test faces of `first`, in their order packed by `lanmsff.results.pack_bits`,
         `test_shared`, and `test_same`, those among them that have the same class in both.
     """
     if first.images.shape[1:] != second.images.shape[1:]:
@@ -126,8 +126,8 @@ def compare(first: FaceSet, second: FaceSet) -> dict[str, Any] | None:
         "rows": first.classes,
         "columns": second.classes,
         "table": table.tolist(),
-        "test_shared": _bits(once[test]),
-        "test_same": _bits((once & same)[test]),
+        "test_shared": pack_bits(once[test]),
+        "test_same": pack_bits((once & same)[test]),
     }
 
 
@@ -149,10 +149,6 @@ def statistics(sets: list[FaceSet]) -> dict[str, Any]:
         "sets": {name: describe(faces) for name, faces in zip(names, sets)},
         "compared": compared,
     }
-
-
-def _bits(mask: np.ndarray) -> str:
-    return np.packbits(mask).tobytes().hex()
 
 
 def _count(values: np.ndarray, length: int) -> list[int]:

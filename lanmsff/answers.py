@@ -26,6 +26,7 @@ from lanmsff.calibration import calibration, pool
 from lanmsff.data import FaceSet
 from lanmsff.evaluate import confused, evaluate, subsets
 from lanmsff.intervals import bootstrap_over_groups
+from lanmsff.results import pack_bits
 from lanmsff.tables import correct_faces
 
 _MEANS = ("macro_f1", "loss")  # of a part: what does not follow from who is right
@@ -143,7 +144,7 @@ def summary(answers: Answers) -> dict[str, Any]:
     masks = dict(subsets(faces))
     found = {
         "networks": answers.networks,
-        "correct": [np.packbits(row).tobytes().hex() for row in answers.correct],
+        "correct": [pack_bits(row) for row in answers.correct],
         "parts": {
             part: {"n": int(masks[part].sum()),
                    "accuracy": spread(right[:, masks[part]], groups[masks[part]]), **means}

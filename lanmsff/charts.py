@@ -19,6 +19,7 @@ from lanmsff.evaluate import accuracy_interval
 from lanmsff.plots import BLACK, BLUE, COLORS, MARKERS, ORANGE
 
 LABEL_SIZE = 9  # points; the smallest text of the book
+DARK = 0.64  # share of the scale "Blues" from which white text has more contrast than black
 TOGETHER = 0.6  # of the distance between rows, for those under one label
 _HALO = withStroke(linewidth=2.5, foreground="white")  # where a label stands on a line
 # where the label of a point may stand, the best place first: points away from it, and its anchor
@@ -98,9 +99,10 @@ def show_intervals(
         if row.interval:
             axis.plot(row.interval, [y, y], color=color, lw=2.5)
         axis.plot(row.value, y, marker, color=color)
+        number = f"{row.value:.{digits}f}".replace("-", "−")
         axis.annotate(
-            f"{row.value:.{digits}f}", (row.value, y), (0, 6), textcoords="offset points",
-            ha="center", fontsize=LABEL_SIZE, color=BLACK, path_effects=[_HALO],
+            number, (row.value, y), (0, 6), textcoords="offset points", ha="center",
+            fontsize=LABEL_SIZE, color=BLACK, path_effects=[_HALO],
         )  # fmt: skip
     axis.set_yticks([sum(found) / len(found) for _, found in groups], [label for label, _ in groups])
     axis.set_ylim(heights[-1] + 0.5, -0.8)
@@ -189,7 +191,7 @@ def show_confusion(
         share = shares[row, column]
         text = f"{100 * share:.0f}" if share >= 0.005 else "<1"
         axis.text(column, row, text, ha="center", va="center", fontsize=LABEL_SIZE,
-                  color="white" if share > 0.5 else BLACK)  # fmt: skip
+                  color="white" if share > DARK else BLACK)  # fmt: skip
     axis.set_yticks(range(len(classes)), [f"{c} ({n // networks:,})" for c, n in zip(classes, faces)])
     axis.set_xticks(range(len(classes)), classes, rotation=40, ha="right", rotation_mode="anchor")
     axis.set(xlabel="the network says", ylabel="true class (faces)")
@@ -230,7 +232,7 @@ def show_reliability(
         top.plot(sure, right, color=color, marker=marker, ls=line, ms=4, lw=1, label=label)
         edges = np.linspace(0, 1, len(found["n"]) + 1)
         share = np.array(found["n"]) / sum(found["n"])
-        bottom.stairs(100 * share, edges, color=color, ls=line, lw=1.5)
+        bottom.stairs(100 * share, edges, color=color, ls=line, lw=1.5, clip_on=False)
     top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
     figure.legend(loc="outside upper center")
     bottom.set(xlabel="confidence: probability of the class that is said", ylabel="% of faces")

@@ -25,6 +25,7 @@ from lanmsff.explain.regions import Means
 
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 PURPLE, YELLOW, SKY, BLACK = "#cc79a7", "#e69f00", "#56b4e9", "#333333"
+DARK_ORANGE = "#b84f00"  # for text, which needs more contrast with white than a line does
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY, BLACK)
 MAP = "viridis"
 MARKERS, LINES = "os^Dv<>", ("-", "--", "-.", ":")
@@ -205,7 +206,7 @@ def _text(label: str | Verdict) -> str:
 
 def _color(label: str | Verdict) -> str:
     if isinstance(label, Verdict):
-        return BLUE if label.right else ORANGE
+        return BLUE if label.right else DARK_ORANGE
     return BLACK
 
 
@@ -238,6 +239,8 @@ def show_curves(
             axis.plot(curve.at, curve.mean, color=color, marker=marker, ls=line, ms=4, label=label)
             if len(curve.at) <= 7:
                 axis.set_xticks(curve.at)
+            elif abs(curve.at[0]) == curve.at[-1] == 90:  # a turn of the head
+                axis.set_xticks(np.linspace(-90, 90, 5))
         if level:
             axis.axhline(level[0], color="0.45", lw=1, ls=(0, (2, 2)), label=level[1])
         axis.set(xlabel=x, title=title)
@@ -257,6 +260,13 @@ def picture(figure: Figure) -> np.ndarray:
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
     plt.close(figure)
     return pixels
+
+
+# in the colors of the book, light or dark; Jupyter has none of that name
+_BUTTON = (
+    "width: 5em; padding: 0.2em; border: 1px solid var(--pst-color-border, #888);"
+    " border-radius: 0.25rem; background: var(--pst-color-surface, #eee); color: inherit"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,7 +309,7 @@ class Player:
  src="data:image/webp;base64,{source}" style="display: block; width: 100%; object-fit: cover;
  aspect-ratio: {width} / {height}; object-position: 0 calc(var(--frame) * 100% / {count - 1})">
 <div style="display: flex; gap: 1em; align-items: center; margin-top: 0.5em">
-<button type="button" onclick="{escape(play)}">Play</button>
+<button type="button" onclick="{escape(play)}" style="{_BUTTON}">Play</button>
 <input type="range" style="flex: 1" min="0" max="{count - 1}" value="{self.start}"
  aria-label="frame" aria-valuetext="{escape(self.names[self.start])}" oninput="{escape(show)}">
 </div>

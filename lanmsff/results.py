@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lanmsff.data import replacing
@@ -89,11 +90,29 @@ def processor_name() -> str:
 
 
 def write_record(path: str | Path, record: dict[str, Any]) -> None:
-    """Write `record` as JSON, aside first and then moved into place; a list of numbers is a line."""
-    text = json.dumps(record, indent=1)
+    """Write `record` as JSON, aside first and then moved into place; a list of numbers is a line.
+
+    Raises:
+        ValueError: a number in it is not finite, which JSON cannot say.
+    """
+    try:
+        text = json.dumps(record, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{path}: not written, for a number in it is not finite") from error
     text = _NUMBERS.sub(lambda found: f"[{' '.join(found[0][1:-1].split())}]", text)
     with replacing(path) as aside:
         aside.write_text(text + "\n", encoding="utf-8")
+
+
+def pack_bits(mask: np.ndarray) -> str:
+    """Booleans (N,) as text for a record: eight of them in a byte, bytes in hexadecimal."""
+    return np.packbits(mask).tobytes().hex()
+
+
+def unpack_bits(text: str, count: int) -> np.ndarray:
+    """Those booleans again, bool (count,)."""
+    packed = np.frombuffer(bytes.fromhex(text), np.uint8)
+    return np.unpackbits(packed, count=count).astype(bool)
 
 
 def read_record(path: str | Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lanmsff.results import read_record
+from lanmsff.results import read_record, unpack_bits
 
 # an integer, a decimal or a percentage with or without its interval: what is set to the right
 _NUMBER = re.compile(r"[+-]?[\d,]+(\.\d+)?( \[[^\]]*\])?( %)?")
@@ -89,8 +89,7 @@ def correct_faces(test: dict[str, Any]) -> np.ndarray:
         bool (R, N): R networks, and N test faces in the order of the prepared set.
     """
     n = test["parts"]["all"]["n"]
-    packed = [np.frombuffer(bytes.fromhex(row), np.uint8) for row in test["correct"]]
-    return np.stack([np.unpackbits(row, count=n) for row in packed]).astype(bool)
+    return np.stack([unpack_bits(row, n) for row in test["correct"]])
 
 
 def percent(mean: float, interval: Sequence[float] | None = None, digits: int = 1) -> str:

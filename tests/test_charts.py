@@ -81,6 +81,11 @@ def test_rows_go_down_and_an_interval_is_drawn_where_there_is_one():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["claim", "here", "peer"]
 
 
+def test_a_negative_number_has_the_minus_sign_of_the_axis():
+    figure = charts.show_intervals([Estimate("less", -1.25, (-2.0, -0.5))], "points", level=0)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["−1.2"]
+
+
 def test_rows_under_one_label_stand_together():
     rows = [Estimate(label, 1.0, (0, 2), kind) for label, kind in ("ax", "ay", "az", "bx", "ax")]
     figure = charts.show_intervals(rows, "x")

@@ -107,7 +107,7 @@ def test_a_verdict_says_right_and_wrong_by_symbol_and_color():
     assert (wrong.text, wrong.right) == ("✗ sad 0.50\nis happy", False)
     figure = plots.show_faces(faces(3), labels=[right, wrong, "plain"])
     colors = [axis.xaxis.label.get_color() for axis in figure.axes]
-    assert colors == [plots.BLUE, plots.ORANGE, plots.BLACK]
+    assert colors == [plots.BLUE, plots.DARK_ORANGE, plots.BLACK]
 
 
 @pytest.mark.parametrize("given, said", [
@@ -128,6 +128,12 @@ def test_a_curve_looks_the_same_in_every_panel_and_stands_once_in_the_legend():
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert sorted(legend) == ["area", "eyes", "mouth"]
     assert first.get_xticks().tolist() == [-90, 0, 90]
+
+
+def test_many_yaws_are_marked_at_quarter_turns():
+    at = np.arange(-90, 91, 10)
+    figure = plots.show_curves({"": {"mouth": Means(at, 0 * at, 0 * at, 0 * at)}}, "yaw", "share")
+    assert figure.axes[0].get_xticks().tolist() == [-90, -45, 0, 45, 90]
 
 
 def test_a_band_is_the_interval():

@@ -1,15 +1,18 @@
-"""The environment in a record."""
+"""Records: what stands in them of the environment, how they are written, and packed bits."""
 
 import platform
 import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from lanmsff import results
-from lanmsff.results import device_name, environment, processor_name
+from lanmsff.results import (
+    device_name, environment, pack_bits, processor_name, read_record, unpack_bits, write_record,
+)  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -61,3 +64,19 @@ def test_the_commit_is_this_project_s_and_no_other_s(tmp_path, monkeypatch):
     assert len(ask()) == 40
     copy.write_text("changed")
     assert ask().endswith("+changes")
+
+
+@pytest.mark.parametrize("count", [0, 1, 8, 13])
+def test_packed_bits_come_back(count):
+    mask = np.random.default_rng(count).random(count) < 0.5
+    assert np.array_equal(unpack_bits(pack_bits(mask), count), mask)
+    assert pack_bits(np.array([True, False, True])) == "a0"  # the first in the highest place
+
+
+def test_a_record_with_a_number_that_is_none_is_not_written(tmp_path):
+    path = tmp_path / "record.json"
+    write_record(path, {"loss": 1.0})
+    with pytest.raises(ValueError, match="record.json: not written"):
+        write_record(path, {"loss": [0.5, float("nan")]})
+    assert read_record(path) == {"loss": 1.0}
+    assert [*tmp_path.iterdir()] == [path]
