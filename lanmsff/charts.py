@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox, Transform, offset_copy
 
@@ -19,7 +20,7 @@ from lanmsff.evaluate import accuracy_interval
 from lanmsff.plots import BLACK, BLUE, COLORS, MARKERS, ORANGE
 
 LABEL_SIZE = 9  # points; the smallest text of the book
-DARK = 0.64  # share of the scale "Blues" from which white text has more contrast than black
+DARK = 0.715  # share of the scale "Blues" beyond which white has more contrast than black
 TOGETHER = 0.6  # of the distance between rows, for those under one label
 _HALO = withStroke(linewidth=2.5, foreground="white")  # where a label stands on a line
 # where the label of a point may stand, the best place first: points away from it, and its anchor
@@ -94,16 +95,17 @@ def show_intervals(
     figure, axis = plt.subplots(figsize=size)
     if level is not None:
         axis.axvline(level, color="0.45", lw=1, ls=(0, (2, 2)))
+    numbers = []
     for y, row in zip(heights, rows):
         color, marker = looks[row.kind]
         if row.interval:
             axis.plot(row.interval, [y, y], color=color, lw=2.5)
         axis.plot(row.value, y, marker, color=color)
-        number = f"{row.value:.{digits}f}".replace("-", "−")
-        axis.annotate(
+        number = f"{row.value:z.{digits}f}".replace("-", "−")
+        numbers.append(axis.annotate(
             number, (row.value, y), (0, 6), textcoords="offset points", ha="center",
             fontsize=LABEL_SIZE, color=BLACK, path_effects=[_HALO],
-        )  # fmt: skip
+        ))  # fmt: skip
     axis.set_yticks([sum(found) / len(found) for _, found in groups], [label for label, _ in groups])
     axis.set_ylim(heights[-1] + 0.5, -0.8)
     axis.margins(x=0.08)
@@ -111,7 +113,22 @@ def show_intervals(
     axis.set_axisbelow(True)
     axis.set_xlabel(x)
     _name_kinds(figure, looks)
+    if level is not None:
+        figure.draw_without_rendering()  # now it is known where the numbers are
+        _clear(axis, numbers, level)
     return figure
+
+
+def _clear(axis: Axes, numbers: Sequence[Annotation], level: float) -> None:
+    """Move each number off the line at `level`, to the side on which its point is."""
+    line = axis.transData.transform((level, 0))[0]
+    for number in numbers:
+        box = number.get_window_extent().padded(2)
+        if box.x0 < line < box.x1:
+            value, y = number.xy
+            right = value >= level
+            number.xy = level, y
+            number.set(position=(3 if right else -3, 6), ha="left" if right else "right")
 
 
 def show_costs(
@@ -191,7 +208,7 @@ def show_confusion(
         share = shares[row, column]
         text = f"{100 * share:.0f}" if share >= 0.005 else "<1"
         axis.text(column, row, text, ha="center", va="center", fontsize=LABEL_SIZE,
-                  color="white" if share > DARK else BLACK)  # fmt: skip
+                  color="white" if share > DARK else "black")  # fmt: skip
     axis.set_yticks(range(len(classes)), [f"{c} ({n // networks:,})" for c, n in zip(classes, faces)])
     axis.set_xticks(range(len(classes)), classes, rotation=40, ha="right", rotation_mode="anchor")
     axis.set(xlabel="the network says", ylabel="true class (faces)")
@@ -229,7 +246,8 @@ def show_reliability(
         ends = [accuracy_interval(round(m * share), int(m)) for m, share in zip(faces, right)]
         top.vlines(sure, *zip(*ends), color=color, lw=1.2)
         label = f"{name}: error {100 * found['error']:.1f} points"
-        top.plot(sure, right, color=color, marker=marker, ls=line, ms=4, lw=1, label=label)
+        top.plot(sure, right, color=color, marker=marker, ls=line, ms=4, lw=1, label=label,
+                 clip_on=False)  # fmt: skip
         edges = np.linspace(0, 1, len(found["n"]) + 1)
         share = np.array(found["n"]) / sum(found["n"])
         bottom.stairs(100 * share, edges, color=color, ls=line, lw=1.5, clip_on=False)

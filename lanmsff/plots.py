@@ -29,6 +29,11 @@ DARK_ORANGE = "#b84f00"  # for text, which needs more contrast with white than a
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY, BLACK)
 MAP = "viridis"
 MARKERS, LINES = "os^Dv<>", ("-", "--", "-.", ":")
+# the curves that several figures show, and which of the looks above each has in all of them
+KNOWN = {
+    "MassAtt, block 2": 0, "MassAtt, block 4": 1, "Grad-CAM": 2, "own Grad-CAM": 2, "random": 3,
+    "centre": 4, "exact map": 5, "another person's": 5, "picture": 6,
+}  # fmt: skip
 
 
 def _veil() -> tuple[ListedColormap, ListedColormap]:
@@ -147,7 +152,8 @@ def show_faces(
     """A grid of grey faces, each with a map laid over it, all maps on one scale.
 
     A map is the more opaque the higher its value, so that the face stays to be seen where there
-    is little. The color bar shows it over a middle grey.
+    is little. The color bar shows it over a middle grey, and ends in a tip where a map has values
+    beyond the scale.
 
     Args:
         images: (H, W) each, grey; uint8, or float in [0, 1].
@@ -184,8 +190,20 @@ def show_faces(
         axis.set_title(text)
     if bar:
         scale = plt.cm.ScalarMappable(plt.Normalize(*limits), VEIL_OVER_GREY)
-        figure.colorbar(scale, ax=axes, label=bar, shrink=min(1, 3 / count), aspect=25)
+        bar_axis = figure.colorbar(
+            scale, ax=axes, extend=_beyond(maps, limits), shrink=min(1, 3 / count), aspect=25
+        )
+        bar_axis.set_label(bar, fontsize=9)  # as small as the ticks, to fit beside a single row
     return figure
+
+
+def _beyond(maps: Sequence[np.ndarray | None], limits: tuple[float, float]) -> str:
+    """On which side maps have values beyond the limits, in matplotlib's words."""
+    low, high = limits
+    edge = 1e-6 * (high - low)  # rounding is not beyond
+    under = any(m is not None and m.min() < low - edge for m in maps)
+    over = any(m is not None and m.max() > high + edge for m in maps)
+    return ("neither", "min", "max", "both")[under + 2 * over]
 
 
 def _face(
@@ -221,13 +239,17 @@ def show_curves(
     """Curves with their intervals as bands, in panels side by side that share axes and colors.
 
     Args:
-        panels: title -> {label: curve}. A curve of the same label looks the same in every panel.
+        panels: title -> {label: curve}. A curve of the same label looks the same in every panel,
+            and in every figure if its label is in `KNOWN`.
         x, y: texts of the axes.
         level: height and text of a dashed line to compare with.
         size: width and height of one panel, in inches.
     """
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
-    looks = dict(zip(labels, zip(cycle(COLORS), cycle(MARKERS), cycle(LINES))))
+    every = list(zip(COLORS, MARKERS, cycle(LINES)))
+    looks = {label: every[KNOWN[label]] for label in labels if label in KNOWN}
+    free = [look for look in every if look not in looks.values()]
+    looks |= zip([label for label in labels if label not in looks], cycle(free or every))
     width = size[0] * len(panels) + 1.3
     figure, axes = plt.subplots(
         1, len(panels), figsize=(width, size[1]), sharex=True, sharey=True, squeeze=False
@@ -303,7 +325,7 @@ class Player:
             "this.textContent = f.timer ? 'Pause' : 'Play'"
         )
         return f"""\
-<figure style="--frame: {self.start}; max-width: {width}px; margin: 1em 0"
+<figure style="--frame: {self.start}; max-width: {width}px; margin: 1em 0; padding: 0"
  data-names="{escape(json.dumps(list(self.names)))}">
 <img alt="The picture that the slider below chooses; its text says what it shows."
  src="data:image/webp;base64,{source}" style="display: block; width: 100%; object-fit: cover;

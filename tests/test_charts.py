@@ -84,6 +84,22 @@ def test_rows_go_down_and_an_interval_is_drawn_where_there_is_one():
 def test_a_negative_number_has_the_minus_sign_of_the_axis():
     figure = charts.show_intervals([Estimate("less", -1.25, (-2.0, -0.5))], "points", level=0)
     assert [text.get_text() for text in figure.axes[0].texts] == ["−1.2"]
+    figure = charts.show_intervals([Estimate("none", -0.01)], "points")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.0"]
+
+
+@pytest.mark.parametrize("value", [-0.2, -0.01, 0.0, 0.3])
+def test_no_number_stands_on_the_level(value):
+    rows = [Estimate("near", value, (-3, 3)), Estimate("far", 5.0), Estimate("less", -5.0)]
+    figure = charts.show_intervals(rows, "points", level=0)
+    (axis,) = figure.axes
+    figure.canvas.draw()
+    line = axis.transData.transform((0, 0))[0]
+    near, *others = [text.get_window_extent() for text in axis.texts]
+    assert near.x0 > line if value >= 0 else near.x1 < line
+    for row, box in zip(rows[1:], others):  # these stand where their points are
+        point = axis.transData.transform((row.value, 0))[0]
+        assert (box.x0 + box.x1) / 2 == pytest.approx(point, abs=1)
 
 
 def test_rows_under_one_label_stand_together():
@@ -165,6 +181,20 @@ def test_confusion_is_in_percent_of_the_true_class():
     assert axis.get_ylim() == (2.5, -0.5)  # the first class on top
 
 
+def test_the_numbers_can_be_read_on_every_blue():
+    def light(color):
+        rgb = np.array(to_rgb(color))
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return linear @ [0.2126, 0.7152, 0.0722] + 0.05
+
+    for n in range(1, 100):
+        axis = charts.show_confusion([[n, 100 - n], [0, 1]], ["a", "b"]).axes[0]
+        image, text = axis.images[0], axis.texts[0]
+        ground, letters = (light(c) for c in (image.to_rgba(n / 100)[:3], text.get_color()))
+        assert max(ground, letters) / min(ground, letters) > 4.5, n  # as WCAG asks for
+        plt.close()
+
+
 def test_a_class_without_faces_is_an_empty_row():
     axis = charts.show_confusion([[3, 1], [0, 0]], ["a", "b"]).axes[0]
     assert axis.images[0].get_array()[1].tolist() == [0, 0]
@@ -192,6 +222,7 @@ def test_reliability_shows_the_filled_bins_of_both():
     for stairs, found in zip(bottom.patches, (before, after)):
         shares = stairs.get_data().values
         np.testing.assert_allclose(shares, 100 * np.array(found["n"]) / 400)
+    assert not any(drawn.get_clip_on() for drawn in (*top.lines[1:], *bottom.patches))  # at 0 and 1
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[1] == f"as trained: error {100 * before['error']:.1f} points"
 

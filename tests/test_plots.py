@@ -88,6 +88,30 @@ def test_all_maps_are_drawn_on_the_scale_of_the_bar():
     assert bar.get_ylim() == (0, 4)
 
 
+@pytest.mark.parametrize("values, ends", [
+    ((0, 4), "neither"), ((-1e-9, 4 + 1e-9), "neither"), ((-1, 4), "min"), ((0, 5), "max"),
+    ((-1, 5), "both"),
+])  # fmt: skip
+def test_the_bar_has_a_tip_where_values_are_beyond_its_scale(values, ends):
+    figure = plots.show_faces(faces(2), [None, np.array([values])], limits=(0, 4), bar="weight")
+    tips = figure.axes[-1].patches  # one path for each
+    assert figure.axes[1].images[1].get_clim() == (0, 4)
+    assert len(tips) == {"neither": 0, "both": 2}.get(ends, 1)
+    heights = [tip.get_path().vertices[:, 1].max() for tip in tips]
+    assert [height > 1 for height in heights] == [kind == "max" for kind in ("min", "max")
+                                                  if ends in (kind, "both")]  # fmt: skip
+
+
+def test_a_long_label_of_the_bar_fits_beside_one_row():
+    heads = ["face", "map"]
+    figure = plots.show_faces(
+        faces(2), [None, np.eye(4)], heads=heads, size=1.25, bar="each on its own scale"
+    )
+    figure.canvas.draw()
+    box = figure.axes[-1].yaxis.label.get_window_extent()
+    assert box.y0 >= 0 and box.y1 <= figure.canvas.get_width_height()[1]
+
+
 def test_a_map_hides_nothing_where_it_is_0_and_lies_on_its_own_place():
     image, overlay = np.full((80, 80), 100, np.uint8), np.zeros((4, 4))
     overlay[0, 3] = 1  # top right
@@ -134,6 +158,19 @@ def test_many_yaws_are_marked_at_quarter_turns():
     at = np.arange(-90, 91, 10)
     figure = plots.show_curves({"": {"mouth": Means(at, 0 * at, 0 * at, 0 * at)}}, "yaw", "share")
     assert figure.axes[0].get_xticks().tolist() == [-90, -45, 0, 45, 90]
+
+
+def test_curves_that_come_back_keep_their_look_and_others_take_what_is_left():
+    def looks(*names):
+        axis = plots.show_curves({"": {name: mean() for name in names}}, "x", "y").axes[0]
+        return {line.get_label(): (line.get_color(), line.get_marker(), line.get_linestyle())
+                for line in axis.lines}  # fmt: skip
+
+    one = looks("random", "Grad-CAM", "new")
+    two = looks("newer", "Grad-CAM", "MassAtt, block 2", "random")
+    assert one["Grad-CAM"] == two["Grad-CAM"] and one["random"] == two["random"]
+    assert len(set(one.values())) == 3 and len(set(two.values())) == 4
+    assert looks("own Grad-CAM")["own Grad-CAM"] == one["Grad-CAM"]
 
 
 def test_a_band_is_the_interval():
