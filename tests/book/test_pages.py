@@ -91,6 +91,12 @@ def test_a_chapter_can_be_downloaded_as_a_notebook(name, html):
     assert any(link.endswith(f"_sources/{name}.md") for link in links)
 
 
+def test_the_table_of_executed_chapters_needs_no_font_of_emoji(html):
+    signs = [row.find_all("td")[-1].get_text() for row in article(html / "book/status.html")
+             .select("tr:has(a.doc)")]  # fmt: skip
+    assert signs == ["✓"] * len(build.chapters())
+
+
 def test_broken_links_are_seen(tmp_path):
     (tmp_path / "b.html").write_text("<h1 id='there'>b</h1>")
     file = tmp_path / "a.html"
