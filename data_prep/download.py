@@ -8,7 +8,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.output import printable
 from data_prep.posefaces import ict
 from lanmsff.data import DataError, replacing
 
@@ -155,4 +154,4 @@ def run(args: argparse.Namespace) -> None:
     paths = ([_SINGLE[args.what](args.out)] if args.what in _SINGLE
              else fetch(FILES[args.what], args.out))
     for path in paths:
-        print(printable(path))
+        print(path)

@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.jpeg import decode_grey
-from data_prep.output import add_output_arguments, check_output, printable, write
+from data_prep.output import add_output_arguments, check_output, write
 from data_prep.sources import BadRows, Source, open_source
 from lanmsff import duplicates
 from lanmsff.data import SPLITS, DataError, FaceSet
@@ -130,7 +130,7 @@ def _read_csv(source: Source, name: str, bad: BadRows) -> Rows:
     if not labels:
         raise DataError(f"{where}: no rows with a face")
     if not known:
-        print(f"warning: unknown checksum, {printable(file)} is not as Kaggle ships it "
+        print(f"warning: unknown checksum, {file} is not as Kaggle ships it "
               f"(md5 {md5}); it has {number:,} rows")
     images = np.frombuffer(bytes(pixels), np.uint8).reshape(-1, SIDE, SIDE)
     return Rows(images, np.array(labels, np.int64), np.array(usages), np.array(numbers, np.int64),

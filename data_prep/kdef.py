@@ -330,6 +330,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
                     "(data/posefaces.zip), split by person.",
     )
     add_output_arguments(parser, "data/kdef.npz")
+    parser.add_argument("--part", choices=PARTS, default=PARTS[0],
+                        help="of PoseFaces: the main part, or the yaw sweep of ten further people, "
+                             "all of it test (default: %(default)s)")
     parser.add_argument("--boxes", type=Path, metavar="JSON",
                         help='what to crop at each angle: {"FL": [left, top, right, bottom], ...} '
                              "as fractions of the picture (default: the largest central square)")
@@ -340,7 +343,7 @@ def run(args: argparse.Namespace) -> None:
     """Read, check and write; raises `DataError` or `OSError` and then writes nothing."""
     check_output(args.out)
     boxes = load_boxes(args.boxes) if args.boxes else None
-    faces = prepare(args.source, args.skip_bad, boxes)
+    faces = prepare(args.source, args.skip_bad, boxes, args.part)
     write(faces, args.out)
     for split in SPLITS:
         people = np.unique(faces.subject[faces.split == split])

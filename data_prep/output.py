@@ -25,21 +25,16 @@ def check_output(out: Path) -> None:
     check_writable(out)
 
 
-def printable(text: object) -> str:
-    """A text as any stdout takes it: the bytes of a file's name that are no letters as escapes."""
-    return str(text).encode(errors="backslashreplace").decode()
-
-
 def write(faces: FaceSet, out: Path) -> None:
     """Save the set and print what is in it: bad rows left out, splits, classes, leaks."""
     faces.save(out)
     for line in faces.meta["skipped"]:
-        print(f"left out: {printable(line)}")
+        print(f"left out: {line}")
     if faces.meta["skipped"]:
         print(f"{len(faces.meta['skipped'])} bad rows left out")
     counts = faces.meta["counts"]
     height, width = faces.images.shape[1:]
-    print(f"{printable(out)}: {len(faces):,} faces of {width}x{height}, "
+    print(f"{out}: {len(faces):,} faces of {width}x{height}, "
           + ", ".join(f"{split} {counts[split]:,}" for split in SPLITS))
     for split in SPLITS:
         labels = faces.labels[faces.split == split].tolist()

@@ -72,7 +72,8 @@ def open_source(path: str | Path) -> Iterator[Source]:
     """
     path = Path(path)
     if not path.exists():
-        raise DataError(f"{path}: no such file or folder")
+        raise DataError(f"{path}: no such file or folder; data_prep/README.md says where each "
+                        "source comes from")
     try:
         if path.is_dir():
             yield _folder(path)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from scipy.stats import entropy
 
-from data_prep.output import printable
 from lanmsff.data import MARKS, SPLITS, DataError, FaceSet, check_writable
 from lanmsff.duplicates import group_identical
 from lanmsff.results import pack_bits, write_record
@@ -180,4 +179,4 @@ def run(args: argparse.Namespace) -> None:
         print(f"{name}: {one['n']:,} faces, {splits}")
     for name, one in found["compared"].items():
         print(f"{name}: {one['n']:,} common faces")
-    print(printable(args.json))
+    print(args.json)

@@ -5,11 +5,11 @@ import sys
 from importlib import import_module
 from types import ModuleType
 
-from lanmsff.data import in_one_line
+from lanmsff.console import call
+from lanmsff.results import package_version
 
 DESCRIPTION = "Train, score and explain LANMSFF."
 COMMANDS = ("train", "evaluate", "explain", "predict", "export", "grid", "bench")
-USER_ERROR = 2
 
 
 def _commands(words: list[str]) -> list[ModuleType]:
@@ -22,24 +22,17 @@ def _commands(words: list[str]) -> list[ModuleType]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, or 2 after one line that says what is wrong.
+    """Run one command. Returns the exit status, as `lanmsff.console.call` does.
 
-    `predict` and `grid` also have 1: some photographs could not be read, some jobs failed.
+    `predict` and `grid` also have 1: some photographs could not be read, some jobs failed; `grid`
+    and `train` have 75: to be gone on with.
     """
     parser = argparse.ArgumentParser(prog="python -m lanmsff", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=package_version())
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in _commands(sys.argv[1:] if argv is None else argv):
         command.add_parser(subparsers)
-    arguments = parser.parse_args(argv)
-    try:
-        status = arguments.run(arguments)  # None but where a command has its own statuses
-    except (ValueError, OSError) as error:
-        print(f"error: {in_one_line(error)}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    return status or 0
+    return call(parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,11 @@ _RESIZE_AT_ONCE = 4096  # faces; bounds the float copy to 64 MiB
 
 
 def resize(images: Tensor) -> Tensor:
-    """Faces at the network's size: uint8 (N, H, W) -> uint8 (N, 64, 64), bilinear, rounded."""
+    """Faces at the network's size: uint8 (N, H, W) -> uint8 (N, 64, 64), bilinear, rounded.
+
+    Raises `TypeError` for other numbers than bytes.
+    """
+    _refuse_floats(images)
     if images.shape[1:] == (SIDE, SIDE):
         return images
     resized = [
@@ -51,8 +55,18 @@ def resize(images: Tensor) -> Tensor:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """What the network takes: uint8 (N, 64, 64) -> float32 (N, 1, 64, 64) in [0, 1]."""
+    """What the network takes: uint8 (N, 64, 64) -> float32 (N, 1, 64, 64) in [0, 1].
+
+    Raises `TypeError` for other numbers than bytes.
+    """
+    _refuse_floats(images)
     return images[:, None].float() / 255
+
+
+def _refuse_floats(images: Tensor) -> None:
+    """They would be divided by 255 once more, and every face be nearly black."""
+    if images.dtype != torch.uint8:
+        raise TypeError(f"faces must be uint8, 0 to 255, got {images.dtype}")
 
 
 class Images(Protocol):

@@ -15,10 +15,10 @@ from typing import Any
 import filelock
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lanmsff.data import replacing
+from lanmsff.tensors import to_bytes
 
 NEWEST, BEFORE = "checkpoint.safetensors", "checkpoint-before.safetensors"
 LOCK = "run.lock"
@@ -52,10 +52,14 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 class RunFolder:
-    """The folder of a run, as this process found it."""
+    """The folder of a run, as this process found it.
 
-    def __init__(self, path: Path):
-        self.path = path
+    Args:
+        results: names of the files that a run leaves there beside its checkpoints.
+    """
+
+    def __init__(self, path: Path, results: tuple[str, ...]):
+        self.path, self.results = path, results
         self._read = self._signature()
 
     def find(
@@ -64,10 +68,16 @@ class RunFolder:
         """Header and tensors of the checkpoint to go on from, None if there is none.
 
         Raises:
-            RunError: there is one and `resume` is not set, or it is of something else than asked.
+            RunError: there is one and `resume` is not set, it is of something else than asked, or
+                there is none beside results, which a new run would overwrite.
         """
         self._read = self._signature()
         if not any((self.path / name).exists() for name in (NEWEST, BEFORE)):
+            if left := [name for name in self.results if (self.path / name).exists()]:
+                raise RunError(
+                    f"{self.path}: holds {left[0]} of a run whose checkpoint is gone; name another "
+                    "folder"
+                )
             return None
         if not resume:
             raise RunError(
@@ -109,9 +119,8 @@ def write_checkpoint(folder: Path, header: dict[str, Any], tensors: dict[str, Te
         header: JSON values.
         tensors: of any device, by name.
     """
-    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with replacing(folder / NEWEST) as aside:
-        save_file(tensors, aside, metadata={"run": json.dumps(header)})
+        aside.write_bytes(to_bytes(tensors, {"run": json.dumps(header)}))
         if _is_whole(folder / NEWEST):  # a damaged one must not take the place of a good one
             os.replace(folder / NEWEST, folder / BEFORE)
 

@@ -22,6 +22,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 FORMAT = 1
+_ZIP = b"PK"  # what an .npz begins with
 SPLITS = ("train", "val", "test")
 REQUIRED_META = ("dataset", "rule", "classes", "sources")
 
@@ -49,20 +50,13 @@ class DataError(ValueError):
     """A data file, or a set of faces, is not what it should be; the text is one line."""
 
 
-def in_one_line(error: Exception) -> str:
-    """What went wrong, for a user; an `OSError` of a file names it."""
-    if not isinstance(error, OSError):
-        return str(error)
-    place = error.filename2 or error.filename  # the second is where a file was to be moved
-    return (f"{place}: " if place else "") + (error.strerror or str(error))
-
-
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; move it onto `path` if all went well, else delete it.
 
     So `path` holds either its old content or the whole new one, whenever the process is killed.
-    Folders on the way are made. Raises `OSError` where the folder cannot be written.
+    Folders on the way are made. Raises `OSError`, with the name of `path`, where it cannot be
+    written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +64,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield aside
         os.replace(aside, path)
+    except OSError as error:
+        if error.filename is None:  # a full disk does not say where
+            error.filename = str(path)
+        raise
     finally:
         aside.unlink(missing_ok=True)
 
@@ -89,7 +87,8 @@ def check_writable(path: str | Path, kind: Literal["file", "folder"] = "file") -
     folders = ([path] if kind == "folder" else []) + [*path.absolute().parents]
     there = next(folder for folder in folders if folder.exists())
     if not there.is_dir():
-        raise DataError(f"{path}: {there} is a file; choose another {kind}")
+        what = "is a file" if there == path else f"{there} is a file"
+        raise DataError(f"{path}: {what}; choose another {kind}")
     if not os.access(there, os.W_OK | os.X_OK):
         raise DataError(f"{path}: cannot write in {there}; choose another {kind}")
 
@@ -207,9 +206,10 @@ class FaceSet:
         path = Path(path)
         try:
             with open(path, "rb") as file:
-                archive = np.load(file, allow_pickle=False)
-                if not isinstance(archive, np.lib.npyio.NpzFile):
+                if file.read(len(_ZIP)) != _ZIP:  # else NumPy would take it for a pickle
                     raise DataError("not an .npz archive")
+                file.seek(0)
+                archive = np.load(file, allow_pickle=False)
                 arrays = {name: archive[name] for name in archive.files}
             bare = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
             if bare:

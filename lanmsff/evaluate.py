@@ -43,12 +43,13 @@ class Predictor:
     def __init__(
         self,
         model: nn.Module,
-        device: torch.device,
+        device: torch.device | str,
         precision: str = "float32",
         mirror: bool = False,
         channels_last: bool = True,
         keep_memory: bool = True,
     ):
+        device = torch.device(device)
         self.network = folded(to_device(model, device, channels_last))
         if precision == "bfloat16":
             cast_weights(self.network, torch.bfloat16)
@@ -56,7 +57,7 @@ class Predictor:
         self.mirror, self.channels_last = mirror, channels_last
         self.keep_memory = keep_memory and device.type == "cpu"
 
-    def __call__(self, images: Tensor, progress: bool = False) -> Tensor:
+    def __call__(self, images: Tensor | np.ndarray, progress: bool = False) -> Tensor:
         """Logits of faces.
 
         Args:
@@ -64,8 +65,12 @@ class Predictor:
 
         Returns:
             float32 (N, K) on the CPU.
+
+        Raises:
+            TypeError: the images are not bytes.
         """
-        batches = images.split(BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE)
+        size = BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE
+        batches = torch.as_tensor(images).split(size)
         # to return it costs more than a single batch gains
         keep = kept_memory(self.keep_memory and len(batches) > 1)
         logits = []
@@ -82,8 +87,8 @@ class Predictor:
 
 def predict(
     model: nn.Module,
-    images: Tensor,
-    device: torch.device,
+    images: Tensor | np.ndarray,
+    device: torch.device | str,
     precision: str = "float32",
     progress: bool = False,
     mirror: bool = False,

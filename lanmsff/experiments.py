@@ -38,15 +38,11 @@ class PreparedSet:
 
 
 _PREP = "python -m data_prep {} --out data/{}.npz"
+_POSEFACES = "kdef --source data/posefaces.zip"
 _FER = "ferplus --source data/raw --rule "
 DATA = {
-    "posefaces": PreparedSet(
-        _PREP.format("kdef --source data/posefaces.zip", "posefaces"), ("posefaces-sweep",)
-    ),
-    "posefaces-sweep": PreparedSet(
-        'python -c "from data_prep.kdef import load_posefaces; '
-        "load_posefaces('sweep').save('data/posefaces-sweep.npz')\""
-    ),
+    "posefaces": PreparedSet(_PREP.format(_POSEFACES, "posefaces"), ("posefaces-sweep",)),
+    "posefaces-sweep": PreparedSet(_PREP.format(_POSEFACES + " --part sweep", "posefaces-sweep")),
     "ferplus": PreparedSet(_PREP.format(_FER + "majority", "ferplus"), ("ferplus-argmax",)),
     "ferplus-argmax": PreparedSet(_PREP.format(_FER + "argmax", "ferplus-argmax")),
     "fer2013": PreparedSet(_PREP.format("fer2013 --source data/raw", "fer2013")),

@@ -53,6 +53,8 @@ def open_picture(
         if len(formats) == 1:
             raise DataError(f"corrupt {formats[0]} ({reason})") from None
         if isinstance(error, UnidentifiedImageError):
+            if content[4:8] == b"ftyp":  # HEIC of a telephone, or a film
+                raise DataError("HEIC, or another form that is not read: save it as JPEG") from None
             raise DataError(f"no picture in one of the formats {', '.join(formats)}") from None
         raise DataError(f"corrupt picture ({reason})") from None
 

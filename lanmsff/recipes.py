@@ -103,22 +103,44 @@ RECIPES = {
 }
 
 
+# what a setting has no effect without
+_NEEDS = {
+    **dict.fromkeys(("plateau_factor", "plateau_patience", "plateau_min_delta"),
+                    ("schedule", "plateau")),
+    "warmup": ("schedule", "cosine"),
+    **dict.fromkeys(("mirror", "degrees", "zoom", "shift", "light", "erase"),
+                    ("augmentation", "views")),
+}  # fmt: skip
+_ABOVE_0 = ("learning_rate", "adam_eps", "plateau_factor")
+_UP_TO_1 = ("warmup", "mirror", "shift", "light", "erase")
+_BELOW_1 = ("plateau_factor", "dropout", "zoom", "label_smoothing", "average")
+
+
 def pick_recipe(name: str, changes: dict[str, Any] | None = None) -> Recipe:
     """The recipe of that name with some fields changed.
 
     Raises:
-        ValueError: no such recipe or field, or a value that the field cannot take.
+        ValueError: no such recipe or field, a value that the field cannot take, or a change that
+            has no effect in this recipe.
     """
     if name not in RECIPES:
         raise ValueError(f"recipe {name!r}: choose one of {', '.join(RECIPES)}")
     recipe = RECIPES[name]
-    known = {field.name for field in fields(Recipe)} - {"epochs"}  # an argument of its own
+    known = {field.name for field in fields(Recipe)} - {"epochs"}
     for key, value in (changes or {}).items():
+        if key == "epochs":
+            raise ValueError(f"recipe {name}: epochs are no setting but an argument, --epochs")
         if key not in known:
             raise ValueError(f"recipe {name}: no setting {key!r}; there are "
                              f"{', '.join(sorted(known))}")
         _check(key, value, getattr(recipe, key))
-    return replace(recipe, **(changes or {}))
+    changed = replace(recipe, **(changes or {}))
+    for key in changes or {}:
+        needed, word = _NEEDS.get(key, ("augmentation", changed.augmentation))
+        if getattr(changed, key) != getattr(recipe, key) and getattr(changed, needed) != word:
+            raise ValueError(f"recipe {name}: {key} has no effect with {needed} "
+                             f"{getattr(changed, needed)!r}, only with {word!r}")
+    return changed
 
 
 def _check(key: str, value: Any, now: Any) -> None:
@@ -135,8 +157,13 @@ def _check(key: str, value: Any, now: Any) -> None:
         wanted = f"a whole number of at least {least}"
     else:
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        shares = ("warmup", "dropout", "mirror", "erase", "label_smoothing", "average", "zoom")
-        most = 1.0 if key in shares else math.inf
-        good, wanted = number and 0 <= value <= most, f"a number in 0 .. {most}"
+        good = number and 0 <= value < math.inf
+        wanted = "a number from 0"
+        if key in _ABOVE_0:
+            good, wanted = good and value > 0, "a number above 0"
+        if key in _BELOW_1:
+            good, wanted = good and value < 1, wanted + " to below 1"
+        elif key in _UP_TO_1:
+            good, wanted = good and value <= 1, wanted + " to 1"
     if not good:
         raise ValueError(f"recipe setting {key}: {value!r} is not {wanted}")

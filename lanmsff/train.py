@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
@@ -34,6 +33,7 @@ from lanmsff.augment import resize
 from lanmsff.checkpoint import RunError
 from lanmsff.data import FaceSet
 from lanmsff.evaluate import predict
+from lanmsff.labels import soft_labels
 from lanmsff.learner import Learner
 from lanmsff.memory import kept_memory
 from lanmsff.model import LANMSFF
@@ -68,8 +68,8 @@ class Run:
         model_options: keyword arguments of `LANMSFF`, for ablations.
 
     Raises:
-        RunError: a split is missing, `out` holds a run and `resume` is not set, or it holds a
-            run of something else.
+        RunError: a split is missing, `out` holds a run and `resume` is not set, it holds a run of
+            something else, or results without a checkpoint.
         ValueError: a setting that cannot be, or `start` is of another network or other classes.
     """
 
@@ -79,7 +79,7 @@ class Run:
         recipe: str,
         out: str | Path,
         *,
-        device: torch.device,
+        device: torch.device | str,
         precision: str,
         epochs: int | None = None,
         seed: int = 0,
@@ -95,7 +95,8 @@ class Run:
         self.out = Path(out)
         self.recipe = pick_recipe(recipe, changes)
         self.epochs = epochs or self.recipe.epochs
-        self.device, self.precision, self.seed = device, precision, seed
+        self.device = device = torch.device(device)
+        self.precision, self.seed = precision, seed
         git_commit()  # now, since the tree may change while a long run goes on
         self.speed, self.processes = speed, processes
         self.classes = faces.classes
@@ -122,11 +123,13 @@ class Run:
         if first:
             self.asked["start"] = {"weights": Path(start).name, "sha256": first.sha256}
         train, val = faces.subset("train"), faces.subset("val")
+        if (changes or {}).get("soft_labels") and soft_labels(train) is None:
+            raise RunError("soft_labels: the data has no votes to make them of")
         for name, split in (("train", train), ("val", val)):
             if len(split) < processes.count:
                 few = "no faces" if not len(split) else "fewer faces than processes"
                 raise RunError(f"the data has {few} in split '{name}'")
-        self._folder = checkpoint.RunFolder(self.out)
+        self._folder = checkpoint.RunFolder(self.out, (BEST, LAST, RECORD))
         found = self._folder.find(self.asked, resume)
         self.learner = Learner(
             train, self.recipe, self.asked["model"], epochs=self.epochs, seed=seed, device=device,
@@ -187,7 +190,7 @@ class Run:
 
         Raises:
             RunError: another process trains in this folder, loss or weights are not finite, or
-                the disk is full; the last good checkpoint stays.
+                the disk is full; the last good checkpoint stays. There is one of the very start.
         """
         progress = progress and self.processes.first
         self.stopped = None
@@ -200,14 +203,15 @@ class Run:
                 self._sit_down()
             self.learner.set_random_state(self._random)  # whatever was drawn since
             try:
+                if not self.epoch and not self.step:  # what cannot be written is told now
+                    self._save_checkpoint()
                 while not self.finished and not self._all_stop():
                     if self._train_epoch(progress):
                         self._end_epoch(progress)
-            except (OSError, SafetensorError) as error:
-                reason = getattr(error, "strerror", None) or error
+            except OSError as error:
                 raise RunError(
-                    f"{self.out}: cannot be written ({reason}); the last good checkpoint is kept: "
-                    "make room, then go on with --resume"
+                    f"{self.out}: cannot be written ({error.strerror or error}); the last good "
+                    "checkpoint is kept: make room, then go on with --resume"
                 ) from error
         self._random = self.learner.random_state()
         return self.record()

@@ -19,11 +19,11 @@ from textwrap import shorten
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from lanmsff.data import replacing
 from lanmsff.model import LANMSFF
 from lanmsff.results import package_version
+from lanmsff.tensors import to_bytes
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 IMAGE = {"side": 64, "channels": 1, "values": "[0, 1], bytes divided by 255"}
@@ -78,9 +78,8 @@ def save_weights(
         "image": IMAGE,
         "version": package_version(),
     }
-    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as aside:
-        save_file(tensors, aside, metadata={HEADER: json.dumps(info)})
+        aside.write_bytes(to_bytes(model.state_dict(), {HEADER: json.dumps(info)}))
 
 
 def load_weights(path: str | Path, classes: list[str] | None = None) -> Weights:
@@ -99,17 +98,19 @@ def load_weights(path: str | Path, classes: list[str] | None = None) -> Weights:
     path = find_weights(path)
     try:
         with safe_open(path, "pt") as file:
-            header = (file.metadata() or {}).get(HEADER)
+            headers = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a safetensors file ({error}); no other is read") from None
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise ValueError(f"{path}: {broken[0]} holds values that are not finite numbers")
-    if header is None:
-        raise ValueError(f"{path}: safetensors without the header '{HEADER}': not our weights")
+    if HEADER not in headers:
+        what = "a checkpoint of a run, whose folder is to be named" if "run" in headers else (
+            f"safetensors without the header '{HEADER}': not our weights")
+        raise ValueError(f"{path}: {what}")
     try:
-        info = json.loads(header)
+        info = json.loads(headers[HEADER])
         model = LANMSFF(**info["config"])
         model.load_state_dict(tensors)
         side, names = info["image"], info["classes"]
@@ -132,17 +133,27 @@ def load_weights(path: str | Path, classes: list[str] | None = None) -> Weights:
 
 
 def find_weights(name: str | Path) -> Path:
-    """The file meant by a path, a run's folder or the name of shipped weights."""
+    """The file meant by a path, a run's folder or the name of shipped weights.
+
+    Raises:
+        FileNotFoundError: nothing by that name.
+        ValueError: a run's folder here has the name of shipped weights.
+    """
     path = Path(name)
+    best = path / "best.safetensors"
+    if name in pretrained_names():  # a text; a `Path`, as "./NAME", is always one
+        if best.is_file():
+            raise ValueError(
+                f"{name}: both a run in this folder and shipped weights; write ./{name} for the "
+                "run, or call from elsewhere for the shipped ones"
+            )
+        return PRETRAINED / f"{name}.safetensors"
     if path.is_dir():
-        path = path / "best.safetensors"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no weights yet: let the run finish its first epoch")
+        if not best.is_file():
+            raise FileNotFoundError(f"{best}: no weights yet: let the run finish its first epoch")
+        return best
     if path.is_file():
         return path
-    shipped = PRETRAINED / f"{name}.safetensors"
-    if shipped.is_file():
-        return shipped
     known = ", ".join(pretrained_names()) or "none"
     raise FileNotFoundError(f"{name}: no such file, run or shipped weights (shipped: {known})")
 

@@ -1,9 +1,12 @@
 """The command line, end to end on a made-up set, and every way to use it wrongly."""
 
+import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +16,10 @@ import torch
 
 from lanmsff import LANMSFF
 from lanmsff.__main__ import main
+from lanmsff.console import call
+from lanmsff.data import replacing
 from lanmsff.evaluate import evaluate, predict
-from lanmsff.results import read_record
+from lanmsff.results import package_version, read_record
 from lanmsff.weights import load_weights, save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -217,7 +222,7 @@ def refused(trained, toy_faces, tmp_path, monkeypatch, capsys):
     [
         ("train --data none.npz --out new", ["none.npz: No such file"]),
         ("train --data empty_run --out new", ["empty_run"]),
-        ("train --data a_file --out new", ["a_file: not a whole prepared set"]),
+        ("train --data a_file --out new", ["a_file: not an .npz archive"]),
         ("train --data cut.npz --out new", ["cut.npz: not a whole prepared set"]),
         ("train --data no_val.npz --out new", ["no faces in split 'val'"]),
         ("train --data toy.npz --out run", ["run: holds a run; add --resume"]),
@@ -227,13 +232,17 @@ def refused(trained, toy_faces, tmp_path, monkeypatch, capsys):
          ["run: this run has data_sha256"]),
         ("train --data toy.npz --out run --resume --seed 3 --recipe short --precision float32",
          ["recipe paper, asked is short"]),
-        ("train --data toy.npz --out a_file", ["a_file: File exists"]),
-        ("train --data toy.npz --out a_file/run", ["a_file"]),
+        ("train --data toy.npz --out a_file", ["a_file: is a file; choose another folder"]),
+        ("train --data toy.npz --out a_file/run", ["a_file/run:", "a_file is a file; choose"]),
         ("train --data toy.npz --out new --seed -1", ["seed must lie in 0 ..", "got -1"]),
         ("train --data toy.npz --out new --device abacus", ["'abacus' cannot be used", "'auto'"]),
         ("train --data toy.npz --out new --device cuda:99", ["'cuda:99' cannot be used"]),
         ("train --data toy.npz --out new --device meta", ["'meta' cannot be used", "only cpu"]),
         ("train --data toy.npz --out new --device mps", ["'mps' cannot be used (only cpu and cuda"]),
+        ("train --data toy.npz --out new --recipe short --set soft_labels=true",
+         ["soft_labels: the data has no votes"]),
+        ("evaluate --weights run/checkpoint.safetensors --data toy.npz",
+         ["checkpoint.safetensors: a checkpoint of a run, whose folder is to be named"]),
         ("train --data toy.npz --out new --start none", ["none: no such file, run or shipped"]),
         ("train --data reordered.npz --out new --start run",
          ["weights for the classes sad, glad, calm; the data has glad, sad, calm"]),
@@ -295,6 +304,36 @@ def test_what_a_user_may_not_have_is_not_asked_for():
             "lanmsff.__main__, lanmsff.bench, lanmsff.gather, lanmsff.grid, lanmsff.jobs")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_letters_that_stdout_does_not_have(trained, tmp_path):
+    folder, *_ = trained
+    words = ["evaluate", "--weights", folder / "run", "--data", folder / "toy.npz", *CPU, "--json"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONIOENCODING", "ascii")
+        status, output, progress = python_m_lanmsff(*words, "caf\u00e9.json", cwd=tmp_path)
+    assert status == 0, progress
+    assert output.endswith("caf\\xe9.json\n") and (tmp_path / "caf\u00e9.json").exists()
+
+
+def test_sigterm_leaves_nothing_half_written(tmp_path, capsys):
+    def write(_):
+        with replacing(tmp_path / "x") as aside:
+            aside.touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    assert call(argparse.Namespace(run=write)) == 130
+    assert capsys.readouterr().err == "stopped; no file is half written\n"
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == package_version() + "\n"
 
 
 def test_ctrl_c(monkeypatch, capsys, trained):

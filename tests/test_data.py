@@ -200,14 +200,22 @@ def test_a_member_that_is_no_array_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("spoil", [
-    lambda c: c[: len(c) // 2], lambda c: c[:-1], lambda c: b"", lambda c: b"emotion,pixels",
-    lambda c: b"\x80\x04K\x01.", spoil_byte, encrypted,
-], ids=["half", "last byte", "empty", "a csv", "a pickle", "one bit", "encrypted"])
+    lambda c: c[: len(c) // 2], lambda c: c[:-1], spoil_byte, encrypted,
+], ids=["half", "last byte", "one bit", "encrypted"])
 def test_a_damaged_file_is_refused(spoil, tmp_path):
     path = tmp_path / "faces.npz"
     faces().save(path)
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(DataError, match="not a whole prepared set"):
+        FaceSet.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"emotion,pixels", b"\x80\x04K\x01."],
+                         ids=["empty", "a csv", "a pickle"])  # fmt: skip
+def test_another_file_is_refused(content, tmp_path):
+    path = tmp_path / "faces.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="faces.npz: not an .npz archive; prepare it again"):
         FaceSet.load(path)
 
 

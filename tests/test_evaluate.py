@@ -231,5 +231,13 @@ def test_a_predictor_can_be_asked_again(model, monkeypatch):
                                rtol=1e-4, atol=1e-4)  # fmt: skip
 
 
+def test_predict_takes_arrays_and_names_of_devices_but_bytes_alone(model):
+    images = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    assert torch.equal(predict(model, images.numpy(), "cpu"), predict(model, images, CPU))
+    for other in (images / 255, images.int(), images[:, :48, :48].float()):
+        with pytest.raises(TypeError, match=f"faces must be uint8, 0 to 255, got {other.dtype}"):
+            predict(model, other, CPU)
+
+
 def test_predict_no_faces(model):
     assert len(predict(model, torch.zeros(0, 64, 64, dtype=torch.uint8), CPU)) == 0

@@ -180,7 +180,7 @@ def test_where_nobody_turns_by_the_smallest_step_no_turn_is_measured(toy_faces):
     "words, parts",
     [
         ("--data none.npz --weights toy.safetensors --out new", ["none.npz: No such file"]),
-        ("--data toy.safetensors --weights toy.safetensors --out new", ["not a whole prepared"]),
+        ("--data toy.safetensors --weights toy.safetensors --out new", ["not an .npz archive"]),
         ("--data faces.npz --weights none --out new", ["none: no such file, run or shipped"]),
         ("--data faces.npz --weights two.safetensors --out new",
          ["two.safetensors: weights for the classes yes, no; the data has sad, glad, calm"]),

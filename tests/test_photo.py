@@ -210,6 +210,7 @@ def huge(side):
 @pytest.mark.parametrize("content, message", [
     (lambda: b"", "empty file"),
     (lambda: b"hello", "no picture in one of the formats JPEG, PNG"),
+    (lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC, .* save it as JPEG"),
     (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture in one of"),
     (lambda: saved("JPEG")[:500], "corrupt picture"),
     (lambda: saved("JPEG")[:-300], "corrupt picture .image file is truncated"),
@@ -217,7 +218,7 @@ def huge(side):
     (lambda: saved("WEBP")[:-300], "corrupt picture"),
     (lambda: huge(11_600), "picture of more than 134,217,728 pixels"),
     (lambda: huge(20_000), "picture of more than 134,217,728 pixels"),
-], ids=["empty", "text", "PostScript", "JPEG's head", "JPEG's end", "PNG's end", "WebP's end",
+], ids=["empty", "text", "HEIC", "PostScript", "JPEG's head", "JPEG's end", "PNG's end", "WebP's end",
         "135 megapixels", "400 megapixels"])  # fmt: skip
 def test_no_picture(content, message, tmp_path, recwarn):
     (tmp_path / "x.jpg").write_bytes(content())

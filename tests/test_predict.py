@@ -212,7 +212,7 @@ def test_a_folder_that_cannot_be_written(album, run):
     Path("out").write_text("a file")
     status, output, errors = run("me.png")
     assert (status, output) == (2, "")
-    assert errors == "error: out: out is a file; choose another folder\n"
+    assert errors == "error: out: is a file; choose another folder\n"
     assert Path("out").read_text() == "a file"
 
 

@@ -34,6 +34,7 @@ def test_changes():
     changed = pick_recipe("improved", {"erase": 0, "average": 0.5, "soft_labels": False})
     assert changed == replace(IMPROVED, erase=0, average=0.5, soft_labels=False)
     assert pick_recipe("paper", {"stop_patience": None}).stop_patience is None
+    assert pick_recipe("paper", {"warmup": 0.2, "schedule": "cosine"}).warmup == 0.2
 
 
 @pytest.mark.parametrize(
@@ -41,10 +42,14 @@ def test_changes():
     [
         ("best", {}, "recipe 'best': choose one of paper, improved, short, short-rendered"),
         ("paper", {"eraze": 0}, "recipe paper: no setting 'eraze'; there are .*erase"),
-        ("paper", {"epochs": 3}, "no setting 'epochs'"),
-        ("paper", {"erase": -0.1}, "erase: -0.1 is not a number in 0 .. 1.0"),
+        ("paper", {"epochs": 3}, "epochs are no setting but an argument, --epochs"),
+        ("paper", {"erase": -0.1}, "erase: -0.1 is not a number from 0 to 1$"),
+        ("paper", {"dropout": 1}, "dropout: 1 is not a number from 0 to below 1"),
+        ("paper", {"plateau_factor": 5}, "plateau_factor: 5 is not a number above 0 to below 1"),
+        ("paper", {"learning_rate": 0}, "learning_rate: 0 is not a number above 0$"),
+        ("paper", {"learning_rate": float("inf")}, "learning_rate: inf is not a number"),
         ("paper", {"erase": "much"}, "erase: 'much' is not a number"),
-        ("paper", {"learning_rate": float("nan")}, "learning_rate: nan is not a number in 0"),
+        ("paper", {"learning_rate": float("nan")}, "learning_rate: nan is not a number above 0"),
         ("paper", {"learning_rate": True}, "learning_rate: True is not a number"),
         ("paper", {"batch_size": 0}, "batch_size: 0 is not a whole number of at least 1"),
         ("paper", {"batch_size": 2.0}, "batch_size: 2.0 is not a whole number"),
@@ -52,6 +57,9 @@ def test_changes():
         ("paper", {"test_mirror": 1}, "test_mirror: 1 is not true or false"),
         ("paper", {"schedule": "step"}, "schedule: 'step' is not plateau or cosine"),
         ("paper", {"augmentation": None}, "augmentation: None is not offline or online or views"),
+        ("paper", {"erase": 0.3}, "erase has no effect with augmentation 'offline', only with 'v"),
+        ("improved", {"plateau_patience": 3}, "no effect with schedule 'cosine', only with 'pla"),
+        ("improved", {"schedule": "plateau", "warmup": 0.2}, "warmup has no effect with schedule"),
     ],
 )
 def test_changes_that_cannot_be(name, changes, message):

@@ -1,7 +1,10 @@
 """Weights on disk: what comes back is what was saved, and nothing else is read."""
 
 import json
+import os
 import pickle
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -212,6 +215,29 @@ def test_unknown_names_list_what_is_shipped(tmp_path, monkeypatch):
         load_weights("nothing")
 
 
+def test_a_folder_here_with_the_name_of_shipped_weights(saved, tmp_path, monkeypatch):
+    (tmp_path / "shipped").mkdir()
+    save_weights(LANMSFF(3), tmp_path / "shipped/kdef.safetensors", CLASSES, {"name": "shipped"})
+    monkeypatch.setattr(weights, "PRETRAINED", tmp_path / "shipped")
+    monkeypatch.chdir(tmp_path)
+    Path("kdef").mkdir()
+    assert load_weights("kdef").info["name"] == "shipped"  # nothing else can be meant
+    shutil.copy(saved, "kdef/best.safetensors")
+    with pytest.raises(ValueError, match="kdef: both a run in this folder and shipped weights; wr"):
+        load_weights("kdef")
+    for run in ("./kdef", Path("kdef")):
+        assert load_weights(run).info["dataset"] == "toy"
+
+
+def test_others_may_read_what_is_written(tmp_path):
+    before = os.umask(0o022)
+    try:
+        save_weights(LANMSFF(3), tmp_path / "w.safetensors", CLASSES, {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "w.safetensors").stat().st_mode & 0o777 == 0o644
+
+
 def test_what_is_shipped_can_be_read():
     for name in pretrained_names():
         found = load_pretrained(name)
@@ -244,12 +270,14 @@ def test_scoring_with_the_mirror_image_travels_with_the_weights(origin, mirror, 
 def test_a_failing_disk_leaves_the_old_file_and_nothing_else(saved, monkeypatch):
     before = saved.read_bytes()
 
-    def full_disk(tensors, path, metadata):
-        path.write_bytes(b"half")
+    def full_disk(path, content):
+        path.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights, "save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="No space left") as refused:
         save_weights(LANMSFF(3), saved, CLASSES, {})
+    assert refused.value.filename == str(saved)
+    monkeypatch.undo()
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]

@@ -17,7 +17,6 @@ from PIL import Image
 from scipy.ndimage import uniform_filter
 from tqdm import tqdm
 
-from data_prep.output import printable
 from lanmsff.data import DataError, check_writable, replacing
 
 from .expressions import blendshape_weights
@@ -124,7 +123,7 @@ def build(model_path: Path, out: Path, shots: list[Shot], jobs: int) -> None:
         )
         _store(archive, "people.csv", _people(done), zipfile.ZIP_DEFLATED)
         _store(archive, "LICENSE-ICT-FaceKit.txt", model.licence.encode(), zipfile.ZIP_DEFLATED)
-    print(f"{printable(out)}: {len(done):,} pictures, {out.stat().st_size:,} bytes")
+    print(f"{out}: {len(done):,} pictures, {out.stat().st_size:,} bytes")
 
 
 def _store(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from lanmsff.data import SPLITS
 from lanmsff.device import PRECISIONS, pick_device, pick_precision
 from lanmsff.step import Speed
 
@@ -14,7 +15,13 @@ WEIGHTS = "a run's folder (its best epoch), a .safetensors file, or the name of 
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help="what data_prep wrote (.npz)")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help="what data_prep wrote (.npz)"
+    )
+
+
+def add_split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--split", choices=SPLITS, default="test", help="default: %(default)s")
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +29,15 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto, a GPU if any)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="default: auto, bfloat16 where the device multiplies in it",
+    )
 
 
 def add_without(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +46,8 @@ def add_without(parser: argparse.ArgumentParser) -> None:
         choices=[field.name for field in fields(Speed)],
         nargs="+",
         default=[],
-        help="leave out what makes training fast",
+        metavar="WHAT",
+        help="leave out what makes training fast: %(choices)s",
     )
 
 

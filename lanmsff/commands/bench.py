@@ -9,7 +9,12 @@ from lanmsff.commands.arguments import add_device, device_and_precision, duratio
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("bench", help="measure speed, against a plain float32 loop")
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure speed, against a plain float32 loop",
+        description="Measure how fast the library trains and scores on this device, against a plain "
+        "float32 loop in the same run; see benchmarks/README.md.",
+    )
     parser.add_argument(
         "--json", type=Path, metavar="FILE",
         help="write the record there; into a folder as DEVICE.json",

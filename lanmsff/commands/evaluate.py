@@ -6,8 +6,14 @@ from typing import Any
 
 import torch
 
-from lanmsff.commands.arguments import add_data, add_device, add_weights, device_and_precision
-from lanmsff.data import SPLITS, FaceSet, check_writable
+from lanmsff.commands.arguments import (
+    add_data,
+    add_device,
+    add_split,
+    add_weights,
+    device_and_precision,
+)
+from lanmsff.data import FaceSet, check_writable
 from lanmsff.evaluate import evaluate, predict
 from lanmsff.report import by_yaw
 from lanmsff.results import environment, write_record
@@ -15,16 +21,21 @@ from lanmsff.weights import load_weights
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("evaluate", help="score weights on a prepared set")
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="score weights on a prepared set",
+        description="Score weights on one split of a prepared set: all faces, those that are "
+        "turned or covered, and each of these without the leaked ones, with 95 % intervals.",
+    )
     add_weights(parser)
     add_data(parser)
-    parser.add_argument("--split", choices=SPLITS, default="test")
+    add_split(parser)
     parser.add_argument(
         "--mirror",
         action=argparse.BooleanOptionalAction,
         help="score the mean of a face and its mirror image (default: as the weights' recipe does)",
     )
-    parser.add_argument("--json", type=Path, help="write the whole record there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole record there")
     add_device(parser)
     parser.set_defaults(run=run)
 

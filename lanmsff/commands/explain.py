@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from lanmsff import plots
 from lanmsff.augment import resize, to_float
-from lanmsff.commands.arguments import add_data, add_weights, positive
-from lanmsff.data import SPLITS, FaceSet, check_writable, replacing
+from lanmsff.commands.arguments import add_data, add_split, add_weights, positive
+from lanmsff.data import FaceSet, check_writable, replacing
 from lanmsff.device import pick_device, to_device
 from lanmsff.explain import Means, attention, cam, normalise
 from lanmsff.explain.controls import edge_maps
@@ -54,12 +54,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "explain",
         help="attention and class activation maps of a set, and how far they can be trusted",
         description="Make the attention and Grad-CAM maps of a whole set, and measure them beside "
-        "maps that know nothing. Writes faithfulness.csv (each measure with its 95 %% interval), "
+        "maps that know nothing. Writes faithfulness.csv (each measure with its 95 % interval), "
         "record.json and the figures.",
     )
     add_weights(parser)
     add_data(parser)
-    parser.add_argument("--split", choices=SPLITS, default="test")
+    add_split(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument(
         "--sample",

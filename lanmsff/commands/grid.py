@@ -4,7 +4,6 @@ Exit status: 0 when all of them are done, 1 when one failed, 75 when only the ti
 """
 
 import argparse
-import signal
 import time
 from pathlib import Path
 
@@ -20,7 +19,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Experiments: " + ", ".join(EXPERIMENTS) + ". See results/README.md.",
         epilog=f"Exit status: 0 all done, 1 a job failed, 2 an error, {STOPPED} to be gone on with.",
     )
-    parser.add_argument("experiment", metavar="NAME")
+    parser.add_argument("experiment", metavar="NAME", help="of an experiment")
     parser.add_argument("--list", action="store_true", help="only show the jobs and their state")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="KEY=VALUE",
@@ -36,9 +35,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--max-minutes", type=duration, metavar="M",
         help="end with checkpoints after M minutes, to go on later",
     )  # fmt: skip
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="of the prepared sets")
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of all runs")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the record")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR",
+                        help="folder of the prepared sets (default: data)")
+    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR",
+                        help="folder of all runs (default: runs)")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR",
+                        help="folder of the record (default: results)")
     add_without(parser)
     add_device(parser)
     parser.set_defaults(run=run)
@@ -74,24 +76,18 @@ def run(arguments: argparse.Namespace) -> int:
     cut = f"-{arguments.epochs}epochs" if arguments.epochs else ""
     path = arguments.results / f"{arguments.experiment}{cut}.json"
     check_writable(path)
+    check_writable(arguments.out, "folder")
     recorded_before(path, arguments.experiment)  # what is no record is refused now, not after the work
     workers = arguments.jobs
     if workers is None and not arguments.scheduler:
         workers = 1 if pick_device(arguments.device).type == "cuda" else joblib.cpu_count()
 
-    def stop(*_) -> None:  # so that the processes of the jobs end with this one
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
     ended = []
-    try:
-        with tqdm(total=len(jobs), unit=" job", desc=arguments.experiment) as bar:
-            for outcome in run_grid(jobs, setting, min(workers or 1, len(jobs)), arguments.scheduler):
-                tqdm.write(f"{outcome.state:10} {outcome.job}: {outcome.note}")
-                ended.append(outcome.state)
-                bar.update()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with tqdm(total=len(jobs), unit=" job", desc=arguments.experiment) as bar:
+        for outcome in run_grid(jobs, setting, min(workers or 1, len(jobs)), arguments.scheduler):
+            tqdm.write(f"{outcome.state:10} {outcome.job}: {outcome.note}")
+            ended.append(outcome.state)
+            bar.update()
 
     if "recorded" in ended:
         print(update_record(path, arguments.experiment, experiment, setting, arguments.epochs))

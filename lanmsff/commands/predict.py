@@ -40,7 +40,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "each photograph, a figure of what the network looked at. Exit status: 0 if all could be "
         "read, 1 if some could not, 2 if nothing was done. Not for decisions about people.",
     )
-    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="JPEG, PNG, WebP ...")
+    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO",
+                        help="JPEG, PNG, WebP ...")
     add_weights(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument(
@@ -67,7 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
         photo["probabilities"] = dict(zip(weights.classes, scores))
         photo["expression"] = max(weights.classes, key=photo["probabilities"].get)
     _print_table(photos, weights.classes)
-    _draw(weights, faces, photos, arguments.out)
+    taken = set()
+    for photo in photos:
+        photo["figure"] = _free_name(Path(photo["file"]).stem, taken)
     record = {
         "weights": weights.origin,
         "photos": photos,
@@ -76,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     write_record(arguments.out / RECORD, record)
     print(arguments.out / RECORD)
+    _draw(weights, faces, photos, arguments.out)
     return SOME_FAILED if failed else 0
 
 
@@ -96,7 +100,7 @@ def _read(paths: list[Path], box: Box) -> tuple[Tensor, list[Record], list[Recor
 
 
 def _draw(weights: Weights, faces: Tensor, photos: list[Record], folder: Path) -> None:
-    """For each face a figure of what the network looked at, named in its record."""
+    """For each face a figure of what the network looked at, by the name in its record."""
     images = to_float(faces)
     targets = np.array([weights.classes.index(photo["expression"]) for photo in photos])
     kinds = kinds_of(weights.model) | {"control: edges": CONTROLS["edges"]}
@@ -106,7 +110,6 @@ def _draw(weights: Weights, faces: Tensor, photos: list[Record], folder: Path) -
         for name, make in kinds.items()
     }
     plots.use_style()
-    taken = set()
     progress = tqdm(photos, unit="photo", desc="drawing", disable=None, leave=False)
     for k, photo in enumerate(progress):
         verdict = f"{photo['expression']} {photo['probabilities'][photo['expression']]:.0%}"
@@ -117,7 +120,6 @@ def _draw(weights: Weights, faces: Tensor, photos: list[Record], folder: Path) -
             heads=[verdict, *maps],
             bar="each map's lowest\nto highest value",
         )
-        photo["figure"] = _free_name(Path(photo["file"]).stem, taken)
         with replacing(folder / photo["figure"]) as aside:
             figure.savefig(aside, format="png", dpi=150, bbox_inches="tight")
         plt.close(figure)

@@ -1,8 +1,8 @@
 """`python -m lanmsff train`: train LANMSFF on a prepared set.
 
 Exit status: 0 when the run is finished, 2 after one line that says what is wrong, and 75
-(EX_TEMPFAIL of sysexits.h: try again) when it was stopped by SIGTERM or `--max-minutes` and goes on
-with `--resume`.
+(EX_TEMPFAIL of sysexits.h: try again) when it was stopped by Ctrl-C, SIGTERM or `--max-minutes` and
+goes on with `--resume`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from lanmsff.commands.arguments import (
     positive,
     speed,
 )
-from lanmsff.data import FaceSet
+from lanmsff.data import FaceSet, check_writable
 from lanmsff.device import be_deterministic
 from lanmsff.processes import join
 from lanmsff.recipes import RECIPES
@@ -34,21 +34,34 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "train",
         help="train LANMSFF on a prepared set",
+        description="Train on the split train, validate on val; test faces are not looked at. "
+        "Ctrl-C, SIGTERM and --max-minutes end a run after a step, with a checkpoint, and --resume "
+        "goes on; a second Ctrl-C ends at once.",
         epilog=f"Exit status: 0 finished, 2 an error, {STOPPED} stopped and to be resumed.",
     )
     add_data(parser)
-    parser.add_argument("--recipe", choices=sorted(RECIPES), default="paper")
+    parser.add_argument(
+        "--recipe", choices=RECIPES, default="paper", help="lanmsff/recipes.py (default: paper)"
+    )
     parser.add_argument(
         "--set",
         type=setting,
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="change a setting of the recipe (lanmsff/recipes.py), e.g. erase=0; can be repeated",
+        help="change a setting of the recipe, e.g. dropout=0.1; can be repeated",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder of the run"
+    )
     parser.add_argument("--epochs", type=positive, help="at most; default: the recipe's")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the first weights, the augmentation, the order of the faces and dropout "
+        "(default: 0)",
+    )
     parser.add_argument(
         "--start",
         metavar="WEIGHTS",
@@ -81,6 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.deterministic:
         be_deterministic()
     device, precision = device_and_precision(arguments)
+    check_writable(arguments.out, "folder")
     processes = join(device)
     training = Run(
         FaceSet.load(arguments.data),
@@ -104,11 +118,16 @@ def run(arguments: argparse.Namespace) -> int:
     if training.finished:
         say(f"nothing left to do ({training.finished})")
         return 0
-    before = signal.signal(signal.SIGTERM, lambda *_: training.stop("SIGTERM"))
+    def stop(number: int, _) -> None:
+        training.stop(signal.Signals(number).name)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends at once
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         training.train(max_minutes=arguments.max_minutes)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if not training.finished:
         say(
             f"stopped ({training.stopped}) in epoch {training.epoch + 1}, after step "

@@ -210,5 +210,5 @@ def test_ctrl_c_says_what_is_true_also_after_the_first_file(server, tmp_path, mo
 
     monkeypatch.setattr(download, "_retrieve", stop_at_the_second)
     assert main(["download", "pose-lists", "--out", str(tmp_path / "raw")]) == 130
-    assert capsys.readouterr().err.endswith("error: stopped; no file is half written\n")
+    assert capsys.readouterr().err.endswith("stopped; no file is half written\n")
     assert [path.name for path in (tmp_path / "raw").iterdir()] == ["a.txt"]

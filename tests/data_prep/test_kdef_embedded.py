@@ -9,7 +9,8 @@ from kdef_standin import CODES, encode, tree, write_zip
 from PIL import Image
 
 from data_prep import kdef
-from lanmsff.data import DataError
+from data_prep.__main__ import main
+from lanmsff.data import DataError, FaceSet
 
 
 def square(seed: int) -> bytes:
@@ -53,6 +54,12 @@ def test_the_sweep_is_a_part_of_its_own_and_all_test(posefaces):
     i = faces.name.tolist().index("AM72SU+010")
     stored = Image.open(io.BytesIO(posefaces["sweep/AM72/AM72SU+010.JPG"]))
     np.testing.assert_array_equal(faces.images[i], np.asarray(stored))
+
+
+def test_the_sweep_by_a_command(posefaces, tmp_path):
+    words = ["kdef", "--source", str(kdef.POSEFACES), "--part", "sweep"]
+    assert main([*words, "--out", str(tmp_path / "sweep.npz")]) == 0
+    assert FaceSet.load(tmp_path / "sweep.npz").sha256 == kdef.load_posefaces("sweep").sha256
 
 
 def test_the_embedded_set():

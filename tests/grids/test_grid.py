@@ -154,6 +154,13 @@ def test_a_folder_of_records_that_cannot_be_written_is_refused_before_the_work(c
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_folder_of_runs_that_is_a_file_is_refused_before_the_work(command, tmp_path):
+    (tmp_path / "runs").touch()
+    status, _, errors = command("")
+    assert status == 2 and "runs: is a file; choose another folder" in errors
+    assert not command.results.exists()
+
+
 def test_what_is_no_record_is_refused_before_the_work(command, tmp_path):
     command.results.mkdir()
     (command.results / "toy-1epochs.json").write_text("[]")

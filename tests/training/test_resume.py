@@ -106,7 +106,8 @@ def test_optimiser_moments_come_back_in_the_layout_of_their_weights(
 CHILD = """
 import os, random, signal, sys, threading
 from dataclasses import replace
-from lanmsff import checkpoint, train
+from pathlib import Path
+from lanmsff import train
 from lanmsff.__main__ import main
 from lanmsff.recipes import RECIPES
 
@@ -120,7 +121,7 @@ calls = 0
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
-step, save = train.Run.train_step, checkpoint.save_file
+step, write = train.Run.train_step, Path.write_bytes
 
 def killed_step(self, items):
     global calls
@@ -129,18 +130,18 @@ def killed_step(self, items):
         threading.Timer(random.Random(seed).uniform(0, 0.03), kill).start()
     step(self, items)
 
-def killed_save(tensors, path, metadata):
+def killed_write(path, content):
     global calls
-    calls += 1
-    save(tensors, path, metadata)
+    calls += "checkpoint" in path.name
+    write(path, content)
     if calls == 2:
         os.truncate(path, os.path.getsize(path) // 2)
         kill()
 
 if how == "step":
     train.Run.train_step = killed_step
-if how == "save":
-    checkpoint.save_file = killed_save
+if how == "write":
+    Path.write_bytes = killed_write
 sys.exit(main(command))
 """
 
@@ -166,7 +167,7 @@ def test_killed_twice_and_resumed_from_the_command_line(recipe, toy_faces, tmp_p
         words = [sys.executable, "-c", CHILD, how, seed, *command, "--out", out, *more]
         return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
-    for how, more in (("step", ()), ("save", ("--resume",))):
+    for how, more in (("step", ()), ("write", ("--resume",))):
         killed = call(how, *more)
         assert killed.returncode == -9, killed.stderr
     assert list((tmp_path / "run").glob(".*.part"))  # the half-written one lies beside
@@ -264,6 +265,17 @@ def test_killed_between_the_two_moves(copied, toy_faces, start, capsys):
         start(toy_faces(), copied)
     assert start(toy_faces(), copied, resume=True).epoch == 1
     assert capsys.readouterr().err == ""  # nothing is damaged
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_results_without_a_checkpoint_are_not_overwritten(resume, copied, toy_faces, start):
+    for name in (NEWEST, BEFORE):
+        (copied / name).unlink()
+    for left in ("best.safetensors", "last.safetensors", "record.json"):
+        with pytest.raises(RunError, match=f"copied: holds {left} of a run whose checkpoint is"):
+            start(toy_faces(), copied, resume=resume)
+        (copied / left).unlink()
+    assert start(toy_faces(), copied, resume=resume).epoch == 0
 
 
 def test_no_whole_checkpoint(copied, toy_faces, start):
