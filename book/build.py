@@ -309,6 +309,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--profile", choices=("quick", "full"), default="quick")
     parser.add_argument("--data-dir", type=Path, help="folder of prepared data (default: data)")
     options = parser.parse_args(arguments)
+    if options.data_dir is not None and not options.data_dir.is_dir():
+        parser.error(f"--data-dir: no folder {options.data_dir.absolute()}")
     try:
         if options.profile == "quick" and options.data_dir is None:
             print(f"the book: {build(root)}")

@@ -294,7 +294,14 @@ def load_posefaces(part: str = "main") -> FaceSet:
     Raises:
         DataError: `data/posefaces.zip` is missing or damaged, or there is no such part.
     """
-    return prepare(POSEFACES, part=part)
+    return prepare(_embedded(), part=part)
+
+
+def _embedded() -> Path:
+    if not POSEFACES.exists():
+        raise DataError(f"{POSEFACES}: no such file; it comes with the repository, not with an "
+                        "installed package: work in a clone, or put the file there")
+    return POSEFACES
 
 
 def load_regions(part: str = "main", size: int = 64) -> tuple[np.ndarray, list[str]]:
@@ -311,7 +318,7 @@ def load_regions(part: str = "main", size: int = 64) -> tuple[np.ndarray, list[s
     """
     if part not in PARTS:
         raise DataError(f"part {part!r}: choose one of {', '.join(PARTS)}")
-    with open_source(POSEFACES) as source:
+    with open_source(_embedded()) as source:
         with np.load(io.BytesIO(source.read(REGIONS_FILE))) as archive:
             names, regions = archive["name"].astype(str), archive["regions"]
             labels = archive["labels"].tolist()

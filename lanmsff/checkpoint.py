@@ -81,7 +81,8 @@ class RunFolder:
             return None
         if not resume:
             raise RunError(
-                f"{self.path}: holds a run; add --resume to go on, or name another folder"
+                f"{self.path}: holds a run; go on with it (--resume, resume=True), or name another "
+                "folder"
             )
         header, tensors = read_checkpoint(self.path)
         refuse_another(self.path, header["asked"], json.loads(json.dumps(asked)))

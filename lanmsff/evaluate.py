@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from lanmsff.augment import resize, to_float
 from lanmsff.data import MARKS, FaceSet
-from lanmsff.device import autocast, to_device
+from lanmsff.device import autocast, pick_precision, to_device
 from lanmsff.folding import cast_weights, folded
 from lanmsff.intervals import bootstrap_over_groups
 from lanmsff.memory import kept_memory
@@ -35,6 +35,7 @@ class Predictor:
 
     Args:
         model: takes (N, 1, 64, 64) in [0, 1]; is moved to `device`, and left as it is else.
+        precision: "float32", "bfloat16" or "auto".
         mirror: give the mean of a face's logits and those of its mirror image.
         channels_last: the memory layout of the network and of the images.
         keep_memory: on a CPU, while there are several batches; see `lanmsff.memory`.
@@ -50,6 +51,7 @@ class Predictor:
         keep_memory: bool = True,
     ):
         device = torch.device(device)
+        precision = pick_precision(precision, device)
         self.network = folded(to_device(model, device, channels_last))
         if precision == "bfloat16":
             cast_weights(self.network, torch.bfloat16)

@@ -32,6 +32,7 @@ from lanmsff import checkpoint
 from lanmsff.augment import resize
 from lanmsff.checkpoint import RunError
 from lanmsff.data import FaceSet
+from lanmsff.device import pick_precision
 from lanmsff.evaluate import predict
 from lanmsff.labels import soft_labels
 from lanmsff.learner import Learner
@@ -57,6 +58,7 @@ class Run:
         faces: a prepared set with the splits "train" and "val".
         recipe: a key of `RECIPES`.
         out: the folder of the run.
+        precision: "float32", "bfloat16" or "auto".
         epochs: ends the run earlier or later than the recipe's number of epochs.
         seed: of the initial weights, the augmentation, the order of the images and dropout.
         resume: go on with the run in `out` if there is one.
@@ -94,9 +96,11 @@ class Run:
             raise RunError(f"seed must lie in 0 .. {MAX_SEED - 1}, got {seed}")
         self.out = Path(out)
         self.recipe = pick_recipe(recipe, changes)
-        self.epochs = epochs or self.recipe.epochs
+        self.epochs = self.recipe.epochs if epochs is None else epochs
+        if not isinstance(self.epochs, int) or self.epochs < 1:
+            raise RunError(f"epochs must be a whole number above 0, got {epochs}")
         self.device = device = torch.device(device)
-        self.precision, self.seed = precision, seed
+        self.precision, self.seed = pick_precision(precision, device), seed
         git_commit()  # now, since the tree may change while a long run goes on
         self.speed, self.processes = speed, processes
         self.classes = faces.classes
@@ -107,7 +111,7 @@ class Run:
             "recipe": recipe,
             "settings": asdict(self.recipe) | {"epochs": None if open_ended else self.epochs},
             "seed": seed,
-            "precision": precision,
+            "precision": self.precision,
             "processes": processes.count,
             "model": {
                 "num_classes": len(faces.classes),
@@ -133,7 +137,7 @@ class Run:
         found = self._folder.find(self.asked, resume)
         self.learner = Learner(
             train, self.recipe, self.asked["model"], epochs=self.epochs, seed=seed, device=device,
-            precision=precision, speed=speed, processes=processes,
+            precision=self.precision, speed=speed, processes=processes,
             start=first.model if first else None,
         )  # fmt: skip
         self.steps = self.learner.steps  # in an epoch

@@ -205,6 +205,13 @@ def test_a_second_execution_is_an_error(root, monkeypatch):
         build.render(runs, root)
 
 
+def test_a_data_folder_that_is_not_there(root, capsys):
+    with pytest.raises(SystemExit):
+        build.main(["--data-dir", str(root / "nowhere")], root)
+    assert f"--data-dir: no folder {root / 'nowhere'}\n" in capsys.readouterr().err
+    assert not (root / "_build").exists()
+
+
 def test_full_profile_is_kept_apart(root):
     quick = build.execute("book/one", root)
     full = build.execute("book/one", root, "full", root / "data")

@@ -106,7 +106,7 @@ def test_regions_are_enlarged_by_repeating(posefaces):
 
 def test_without_the_embedded_set_the_missing_file_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(kdef, "POSEFACES", tmp_path / "posefaces.zip")
-    with pytest.raises(DataError, match="posefaces.zip: no such file"):
+    with pytest.raises(DataError, match="posefaces.zip: no such file; it comes with the repository"):
         kdef.load_posefaces()
 
 
