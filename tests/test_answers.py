@@ -12,6 +12,7 @@ from sklearn import metrics
 
 from lanmsff.answers import Answers, difference, spread, summary
 from lanmsff.evaluate import evaluate
+from lanmsff.intervals import bootstrap_over_groups
 
 CLASSES = 3
 
@@ -126,9 +127,10 @@ def test_a_network_does_not_differ_from_itself(faces):
     assert found["all"]["over_faces_95"] == [0, 0]
 
 
-def test_networks_of_other_names_are_compared_by_their_means(faces):
+@pytest.mark.parametrize("networks", [2, 3])
+def test_networks_of_other_names_are_compared_by_their_means(networks, faces):
     a = answers(faces, random_rights(2, seed=1), ["seed 0, fold 1", "seed 0, fold 2"])
-    b = answers(faces, random_rights(3, seed=2))
+    b = answers(faces, random_rights(networks, seed=2))
     found = difference(a, b)["all"]
     assert found["mean"] == pytest.approx(a.correct.mean() - b.correct.mean())
     assert found["sd"] is None and len(found["each"]) == 1
@@ -197,3 +199,15 @@ def test_what_cannot_be_joined(faces):
     old = {key: value for key, value in summary(one).items() if key != "correct"}
     with pytest.raises(ValueError, match="does not say on which faces"):
         Answers.recorded(faces, old)
+
+
+def test_intervals_of_each_yaw_and_of_differences_are_over_people(faces):
+    ours, theirs = answers(faces, random_rights(2)), answers(faces, random_rights(2, seed=1))
+    for row in summary(ours)["yaw"]:
+        mine = faces.yaw == row["yaw"]
+        people = bootstrap_over_groups(ours.correct[:, mine].mean(0), faces.subject[mine])
+        assert row["accuracy"]["over_faces_95"] == pytest.approx(list(people))
+    apart = (ours.right - theirs.right).mean(0)
+    for part, mask in {"all": slice(None), "pose30": faces.pose30}.items():
+        people = bootstrap_over_groups(apart[mask], faces.subject[mask])
+        assert difference(ours, theirs)[part]["over_faces_95"] == pytest.approx(list(people))

@@ -364,3 +364,12 @@ def test_draws_of_an_epoch_stay_where_they_are(faces):
         shown.start_epoch(1)
         now = [value for value in vars(shown).values() if isinstance(value, torch.Tensor)]
         assert [tensor.data_ptr() for tensor in now] == places
+
+
+@pytest.mark.parametrize("make", [OnlineVariants, lambda faces, seed: Views(faces, seed, **ALL)])
+def test_the_second_epoch_of_a_seed_is_not_the_first_of_the_next(make):
+    faces = torch.randint(0, 256, (40, SIDE, SIDE), dtype=torch.uint8)
+    items = torch.arange(40)
+    shown = make(faces, 3)
+    shown.start_epoch(1)
+    assert not torch.equal(shown.batch(items)[0], make(faces, 4).batch(items)[0])

@@ -218,3 +218,12 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path, mon
     monkeypatch.setattr(module, "bench", None)  # is not called
     assert main(["bench", "--device", "cpu", "--json", str(tmp_path / "file" / "x.json")]) == 2
     assert "is a file; choose another file" in capsys.readouterr().err
+
+
+def test_a_ratio_above_1_is_what_a_means_saves(monkeypatch):
+    monkeypatch.setattr(module, "_library_training", lambda *work: work)
+    monkeypatch.setattr(module, "take_turns", lambda works, *_: {
+        name: [0.25, 0.5] if name == "nothing" else [0.5, 1.0] for name in works})  # fmt: skip
+    found = module._without(torch.device("cpu"), "float32", 1.0)
+    assert found["nothing"]["ratio"] == 1 and found["fused"]["ratio"] == 2
+    assert found["nothing"]["images_per_second"] == module.PAPER_BATCH / 0.375

@@ -69,3 +69,9 @@ def test_labels_that_are_all_right_ask_for_the_coldest():
     logits, _ = sampled(50)
     temperature = fit_temperature(logits, logits.argmax(1).numpy())
     assert temperature == pytest.approx(TEMPERATURES[0], rel=0.01)
+
+
+def test_labels_that_are_all_wrong_ask_for_the_hottest():
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32))
+    temperature = fit_temperature(logits, logits.argmin(1).numpy())
+    assert temperature == pytest.approx(TEMPERATURES[1], rel=0.01) and TEMPERATURES[1] >= 20

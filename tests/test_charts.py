@@ -236,3 +236,9 @@ def test_three_networks_that_say_the_same_have_the_intervals_of_one():
         return top.collections[0].get_segments()
 
     np.testing.assert_allclose(segments(3), segments(1))
+
+
+def test_faces_that_several_networks_answer_are_told_once():
+    axis = charts.show_confusion(3 * np.array(CONFUSION), CLASSES, networks=3).axes[0]
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == ["neutral (100)", "happiness (8)", "surprise (1,000)"]

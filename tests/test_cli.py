@@ -19,6 +19,7 @@ from lanmsff.__main__ import main
 from lanmsff.console import call
 from lanmsff.data import replacing
 from lanmsff.evaluate import evaluate, predict
+from lanmsff.report import by_yaw
 from lanmsff.results import package_version, read_record
 from lanmsff.weights import load_weights, save_weights
 
@@ -225,7 +226,7 @@ def refused(trained, toy_faces, tmp_path, monkeypatch, capsys):
         ("train --data a_file --out new", ["a_file: not an .npz archive"]),
         ("train --data cut.npz --out new", ["cut.npz: not a whole prepared set"]),
         ("train --data no_val.npz --out new", ["no faces in split 'val'"]),
-        ("train --data toy.npz --out run", ["run: holds a run; add --resume"]),
+        ("train --data toy.npz --out run", ["run: holds a run; go on with it (--resume"]),
         ("train --data toy.npz --out run --resume --seed 4 --epochs 2 --precision float32",
          ["run: this run has seed 3, asked is 4", "name another folder"]),
         ("train --data others.npz --out run --resume --seed 3 --precision float32",
@@ -352,3 +353,29 @@ def test_a_record_that_is_none(content, tmp_path):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(ValueError, match="x.json: not a JSON record"):
         read_record(tmp_path / "x.json")
+
+
+def test_evaluate_looks_at_mirror_images_as_the_weights_recipe_does(toy_faces, tmp_path):
+    faces = toy_faces()
+    faces = replace(faces, yaw=np.where(np.arange(len(faces)) % 3, 45, -45).astype(np.float32))
+    faces.save(tmp_path / "toy.npz")
+    torch.manual_seed(0)
+    model = LANMSFF(3)
+    with torch.no_grad():
+        model(torch.rand(8, 1, 64, 64))
+        model.head.weight *= 400
+    origin = {"settings": {"test_mirror": True}}
+    save_weights(model, tmp_path / "w.safetensors", faces.classes, origin)
+    words = ["evaluate", "--weights", tmp_path / "w.safetensors", "--data", tmp_path / "toy.npz"]
+    test, losses = faces.subset("test"), []
+    for flags, mirror in (([], True), (["--no-mirror"], False)):
+        assert main([*map(str, words), "--json", str(tmp_path / "x.json"), *flags, *CPU]) == 0
+        record = read_record(tmp_path / "x.json")
+        assert record["mirror"] is mirror
+        logits = predict(model, test.images, "cpu", mirror=mirror)
+        losses.append(record["scores"]["all"]["loss"])
+        assert losses[-1] == pytest.approx(evaluate(test, logits)["all"]["loss"], rel=1e-5)
+        right = logits.argmax(1).numpy() == test.labels
+        assert record["yaw"] == json.loads(json.dumps(by_yaw(test, right)))
+        assert record["data"]["sha256"] == faces.sha256  # of the whole set, as records of runs have it
+    assert losses[0] != pytest.approx(losses[1], rel=1e-4)

@@ -239,3 +239,21 @@ def test_a_stopped_write_leaves_what_was_there(tmp_path):
         assert aside.parent == path.parent
         raise KeyboardInterrupt
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_the_hash_sees_the_shape_of_the_images():
+    assert faces(images=faces().images.reshape(6, 4, 5)).sha256 != faces().sha256
+
+
+def test_a_negative_share_is_no_distribution():
+    target = np.tile(np.float32([1.5, -0.5, 0]), (6, 1))
+    with pytest.raises(DataError, match="is not a distribution"):
+        faces(labels=np.zeros(6, np.int64), target=target)
+
+
+def test_a_write_takes_the_place_of_what_was_there(tmp_path):
+    for text in ("old", "new"):
+        with replacing(tmp_path / "file") as aside:
+            aside.write_text(text)
+    assert (tmp_path / "file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

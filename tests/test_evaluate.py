@@ -134,16 +134,18 @@ def test_evaluate_scores_each_part_by_itself(toy_faces):
         assert found[name] == score(logits[rows], test.labels[rows], test.classes)
 
 
-def test_where_people_are_known_there_is_an_interval_over_them(toy_faces):
-    test = replace(toy_faces().subset("test"), subject=np.array(list("aaabbbccc")))
-    logits = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
-    found = evaluate(test, logits)
-    correct = logits.argmax(1).numpy() == test.labels
-    people = bootstrap_over_groups(correct, test.subject)
-    assert found["all"]["accuracy_over_people_95"] == pytest.approx(list(people))
-    assert "accuracy_over_people_95" in found["all_without_leaked"]
-    assert "accuracy_over_people_95" not in found["pose30"]  # all three are one person
-    assert "accuracy_over_people_95" not in evaluate(replace(test, subject=None), logits)["all"]
+def test_where_people_are_known_there_is_an_interval_over_them(faces):
+    logits = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    found, ends = evaluate(faces, logits), []
+    correct = logits.argmax(1).numpy() == faces.labels
+    for name, mask in subsets(faces):
+        if name != "pose30_without_leaked":  # one face
+            people = bootstrap_over_groups(correct[mask], faces.subject[mask])
+            ends.append(found[name]["accuracy_over_people_95"])
+            assert ends[-1] == pytest.approx(list(people))
+    assert ends[0] != ends[1] != ends[2]
+    assert "accuracy_over_people_95" not in found["pose30_without_leaked"]
+    assert "accuracy_over_people_95" not in evaluate(replace(faces, subject=None), logits)["all"]
 
 
 def test_evaluate_leaves_empty_parts_out(toy_faces):

@@ -159,3 +159,25 @@ def test_there_are_folds_only_where_there_are_folds():
 def test_an_experiment_that_is_none():
     with pytest.raises(ValueError, match="'ferplus': choose one of ferplus-paper, "):
         pick_experiment("ferplus")
+
+
+def test_the_arms_of_a_selection_differ_in_who_validates_and_which_epoch_is_scored():
+    for name in ("ferplus-selection", "posefaces-selection", "posefaces-selection-short"):
+        arms = EXPERIMENTS[name].arms
+        assert {label: (arm.protocol, arm.weights) for label, arm in arms.items()} == {
+            "honest": ("split", "best"), "last-epoch": ("split", "last"),
+            "best-on-test": ("watched", "best"), "authors": ("watched", "last"),
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["paper", "improved", "short"])
+def test_each_half_of_fer2013_is_tested_by_networks_that_the_other_validated(kind):
+    arms = EXPERIMENTS[f"fer2013-{kind}"].arms  # PrivateTest is the set's split "test"
+    assert {label: arm.protocol for label, arm in arms.items()} == {
+        "PrivateTest": "split", "PublicTest": "exchanged"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["ferplus-ingredients", "posefaces-ingredients-short"])
+def test_ingredients_are_scored_by_their_last_weights(name):
+    """Their best would be chosen on the very faces that are scored."""
+    assert {arm.weights for arm in EXPERIMENTS[name].arms.values()} == {"last"}

@@ -15,6 +15,8 @@ from lanmsff.augment import resize, to_float
 from lanmsff.commands.explain import COLUMNS, _agreement
 from lanmsff.data import FaceSet
 from lanmsff.explain import attention, cam
+from lanmsff.explain.faithfulness import KINDS, perturbation_scores, sanity_scores
+from lanmsff.explain.perturbation import probabilities
 from lanmsff.explain.sanity import CASCADE, rank_correlation
 from lanmsff.intervals import bootstrap_over_groups
 from lanmsff.weights import save_weights
@@ -136,6 +138,28 @@ def test_values_are_those_of_the_library(explained, folder, model, toy_faces):
     assert last["faces"] == "0" and last["mean"] == ""
 
 
+def test_measures_of_the_sample_are_those_of_the_library(explained, model, toy_faces):
+    """Of the faces that the record names, with their own maps and predicted classes."""
+    faces = toy_faces(train=0, val=0, test=12)
+    record = json.loads((explained / "record.json").read_text())
+    rows = [faces.name.tolist().index(name) for name in record["sample"]]
+    assert len(set(rows)) == 2 and rows != [0, 1]  # so that no other faces are taken for them
+    images = to_float(resize(torch.from_numpy(faces.images)))[rows]
+    targets = probabilities(model, images).argmax(1).numpy()
+    maps = {name: KINDS[name](model, images, targets) for name in ("MassAtt, block 2", "exact map")}
+    found = {}
+    for _, values, _ in perturbation_scores(model, images, targets, maps):
+        found |= values
+    for _, values in sanity_scores(model, images, targets, maps):
+        found |= values
+    written = read_rows(explained)
+    for (name, measure), of in found.items():
+        row = written[name, measure, "all"]
+        assert row["faces"] == "2", (name, measure)
+        assert float(row["mean"]) == pytest.approx(of.mean(), abs=1e-4), (name, measure)
+    assert found["exact map", "without head"].mean() < 0.99  # so that other maps would be seen
+
+
 def test_a_set_with_marks_of_poses(folder, tmp_path, capsys):
     words = ("--data", folder / "marked.npz", "--weights", folder / "toy.safetensors")
     assert run(*words, "--out", tmp_path / "out", "--sample", 1) == 0
@@ -161,9 +185,11 @@ def test_one_yaw_and_no_attention_leave_no_figure_by_yaw(folder, tmp_path):
     replace(faces, yaw=np.zeros(12, np.float32)).save(tmp_path / "front.npz")
     save_weights(LANMSFF(3, attention="none"), tmp_path / "w.safetensors", CLASSES, {})
     words = ("--data", tmp_path / "front.npz", "--weights", tmp_path / "w.safetensors")
-    assert run(*words, "--out", tmp_path / "out", "--sample", 2) == 0
+    assert run(*words, "--out", tmp_path / "out", "--sample", 99) == 0
     names = {"faces.png", "means.png", "curves.png", "faithfulness.csv", "record.json"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert record["sample"] == faces.name.tolist()  # each once
 
 
 def test_where_nobody_turns_by_the_smallest_step_no_turn_is_measured(toy_faces):
@@ -174,6 +200,17 @@ def test_where_nobody_turns_by_the_smallest_step_no_turn_is_measured(toy_faces):
     maps = {name: np.random.default_rng(0).random((4, 8, 8)) for name in ("Grad-CAM", "other")}
     images = to_float(resize(torch.from_numpy(faces.images)))
     assert list(_agreement(faces, images, maps)) == [("other", "agreement with Grad-CAM")]
+
+
+def test_a_turn_is_by_the_smallest_step(toy_faces):
+    faces = toy_faces(train=0, val=0, test=4)
+    faces = replace(faces, subject=np.repeat(["a", "b"], 2), labels=np.zeros(4, np.int64),
+                    yaw=np.array([0, 10, 10, 45], np.float32))  # fmt: skip
+    maps = {"Grad-CAM": np.random.default_rng(0).random((4, 8, 8))}
+    images = to_float(resize(torch.from_numpy(faces.images)))
+    found = _agreement(faces, images, maps)
+    assert list(found) == [("Grad-CAM", "turned by 10 degrees"), ("edges", "turned by 10 degrees")]
+    assert np.isnan(found["Grad-CAM", "turned by 10 degrees"]).tolist() == [False, True, True, True]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,12 @@ from torch import nn
 from lanmsff import LANMSFF
 from lanmsff.blocks.convolution import BN_MOMENTUM
 from lanmsff.data import FaceSet
+from lanmsff.experiments import EXPERIMENTS
 from lanmsff.explain import cam
 from lanmsff.explain.controls import (
+    UNTRAINED_SEED,
     centre_maps,
+    collect_statistics,
     edge_maps,
     random_maps,
     swapped_maps,
@@ -247,3 +250,64 @@ def test_maps_of_the_shipped_network_beat_the_random_map():
         "Grad-CAM": KINDS["Grad-CAM"], "random": CONTROLS["random"]})  # fmt: skip
     for measure in ("deletion", "insertion"):
         assert rows["Grad-CAM", measure]["gain_low"] > 0, rows["Grad-CAM", measure]
+
+
+def test_the_controls_are_what_their_names_say(trained, planted):
+    images, labels, _ = planted(4, seed=2)
+    targets = labels.numpy()
+    made = CONTROLS["Grad-CAM, untrained"](trained, images, targets)
+    wanted = cam(untrained(trained, images), images, targets).numpy()
+    np.testing.assert_allclose(made, wanted, atol=1e-6)
+    assert not np.allclose(made, cam(trained, images, targets).numpy(), atol=1e-3)
+    np.testing.assert_array_equal(CONTROLS["random"](trained, images, targets), random_maps(4, SIDE))
+    np.testing.assert_array_equal(CONTROLS["centre"](trained, images, targets), centre_maps(4, SIDE))
+    np.testing.assert_array_equal(CONTROLS["edges"](trained, images, targets), edge_maps(images))
+
+
+def test_the_kinds_are_what_their_names_say(trained, planted):
+    images, labels, _ = planted(2, seed=2)
+    whole = cam(trained, images, labels, layer="all", method="exact").numpy()
+    np.testing.assert_array_equal(KINDS["exact map"](trained, images, labels.numpy()), whole)
+    grad_cam = cam(trained, images, labels, layer="block4", method="gradcam").numpy()
+    np.testing.assert_array_equal(KINDS["Grad-CAM"](trained, images, labels.numpy()), grad_cam)
+
+
+def test_nobody_trains_with_the_seed_of_the_untrained():
+    """Else it would begin where the network began whose maps it controls."""
+    assert all(UNTRAINED_SEED not in experiment.seeds for experiment in EXPERIMENTS.values())
+
+
+def test_the_blob_in_the_middle_is_a_gaussian_of_a_quarter_of_the_side():
+    (blob,) = centre_maps(1, size=65)
+    assert blob[32, 32] == 1
+    assert blob[32, 32 + 16] == pytest.approx(np.exp(-0.5), abs=0.01)
+    np.testing.assert_array_equal(blob, blob.T)
+
+
+def test_edges_are_seen_in_both_directions():
+    images = torch.rand(3, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    turned = edge_maps(images.transpose(2, 3))
+    np.testing.assert_allclose(turned, edge_maps(images).transpose(0, 2, 1), atol=1e-5)
+    assert (turned.max(axis=(1, 2)) == 1).all()  # each on its own scale
+
+
+def test_a_random_map_is_as_coarse_as_the_attention_of_block_4():
+    fine = random_maps(20, 64, cells=64)
+    for maps, cells in ((random_maps(20), 8), (fine, 64)):
+        step = 64 // cells
+        near = np.mean((maps[:, :, :-1] - maps[:, :, 1:]) ** 2)
+        far = np.mean((maps[:, :, : -2 * step] - maps[:, :, 2 * step :]) ** 2)
+        assert near / far == pytest.approx(1 if cells == 64 else 2 / step**2, rel=0.5), cells
+
+
+def test_statistics_are_those_of_all_batches():
+    torch.manual_seed(0)
+    model = LANMSFF(3).eval()
+    images = torch.rand(2 * BATCH_SIZE, 1, SIDE, SIDE)
+    images[BATCH_SIZE:] /= 2
+    first = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    means = []
+    for part in (images[:BATCH_SIZE], images[BATCH_SIZE:], images):
+        collect_statistics(model, model, part)
+        means.append(first.running_mean.clone())
+    torch.testing.assert_close(means[2], (means[0] + means[1]) / 2)

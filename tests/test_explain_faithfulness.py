@@ -242,3 +242,31 @@ def test_the_network_is_left_as_it_came(trained, planted):
     attention(model, images)
     assert model.training
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values()))
+
+
+def test_by_default_a_fifth_of_the_pixels_goes():
+    images = torch.rand(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    perturbation = Perturbation(LANMSFF(2).eval(), images, np.zeros(2, int))
+    maps = random_maps(2, SIDE)
+    found, named, other = (perturbation.road(maps, *p) for p in ((), ((80,),), ((20,),)))
+    np.testing.assert_array_equal(found, named)
+    assert (found != other).all()
+
+
+def test_blurred_is_a_gaussian_of_an_eighth_of_the_side():
+    image = torch.zeros(1, 1, 64, 64)
+    image[..., 32, 32] = 1
+    row = blurred(image)[0, 0, 32]
+    assert row[32 + 8] / row[32] == pytest.approx(np.exp(-0.5), abs=0.01)
+
+
+def test_intervals_of_the_table_are_over_people(faces):
+    faces = replace(faces, yaw=None)
+    rng = np.random.default_rng(0)
+    habit = np.unique(faces.subject, return_inverse=True)[1] / 4  # of the person
+    value, chance = habit + rng.random(60), rng.random(60)
+    rows = table({("cam", "insertion"): value, ("random", "insertion"): chance}, faces)
+    (row,) = [row for row in rows if row["map"] == "cam" and row["part"] == "all"]
+    for name, of in (("", value), ("gain_", value - chance)):
+        ends = bootstrap_over_groups(of, faces.subject)
+        assert (row[f"{name}low"], row[f"{name}high"]) == pytest.approx(tuple(map(float, ends)))

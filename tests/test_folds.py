@@ -162,3 +162,10 @@ def test_marks_of_another_split_are_dropped():
 def test_what_cannot_be_divided_is_refused(call, message, faces):
     with pytest.raises(DataError, match=message):
         call(faces)
+
+
+@pytest.mark.parametrize("protocol", [person_independent, random_k_fold])
+def test_a_fold_validates_on_what_the_next_one_tests(protocol):
+    folds = protocol(kdef_like(), 5)
+    for fold, following in zip(folds, [*folds[1:], folds[0]]):
+        np.testing.assert_array_equal(fold.val, following.test)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from lanmsff.experiments import Arm, Experiment
 from lanmsff.gather import collect, gather
-from lanmsff.jobs import LOGITS, Setting, divide
+from lanmsff.jobs import JOB, LOGITS, Setting, _asked, divide
+from lanmsff.results import write_record
 
 CLASSES = 3
 
@@ -49,6 +50,8 @@ def test_folds_are_put_together_seed_by_seed(faces, tmp_path):
     sure = [np.exp(4 / t) / (np.exp(4 / t) + CLASSES - 1) for t in (1, 2)]
     for diagram, expected in zip((found.calibration, found.calibration_scaled), sure):
         assert [c for c in diagram["confidence"] if c is not None] == pytest.approx([expected])
+        shares = [a for a in diagram["accuracy"] if a is not None]
+        assert shares == pytest.approx([found.correct.mean()])
 
 
 def test_faces_of_no_fold_are_scored_by_every_network(faces, tmp_path):
@@ -93,3 +96,53 @@ def test_nothing_done_is_no_record(tmp_path):
     setting = Setting(tmp_path, tmp_path, {"posefaces": "", "posefaces-sweep": ""})
     with pytest.raises(ValueError, match="^toy: no job is done yet$"):
         gather("toy", FOLDED, setting)
+
+
+@pytest.fixture
+def done(faces, tmp_path):
+    """A record of an experiment whose jobs give these logits: (job) -> best, last (60, 3)."""
+    faces.save(tmp_path / "fer2013.npz")
+    setting = Setting(tmp_path, tmp_path, {"fer2013": faces.sha256})
+    run = {"history": [], "epochs": 1, "finished": "", "best": None, "images_per_epoch": 60,
+           "seconds": 1.0, "environment": {}}  # fmt: skip
+    scores = {which: {"temperature": temperature, "tests": {}}
+              for which, temperature in (("best", 1.0), ("last", 0.5))}  # fmt: skip
+
+    def make(experiment, logits):
+        for arm in experiment.arms:
+            for job in experiment.jobs(arm):
+                folder = setting.folder(job)
+                folder.mkdir(parents=True, exist_ok=True)
+                best, last = (of.numpy().astype(np.float16) for of in logits(job))
+                np.savez(folder / LOGITS, **{"rows fer2013": np.arange(60),
+                                             "best fer2013": best, "last fer2013": last})  # fmt: skip
+                write_record(folder / JOB, {**_asked(job, setting), "run": run, "scores": scores})
+        arms = gather("toy", experiment, setting)["arms"]
+        return {label: (arm, arm["tests"]["fer2013"]) for label, arm in arms.items()}
+
+    return make
+
+
+def test_an_arm_is_scored_by_the_weights_that_it_names(done, faces):
+    right = F.one_hot(torch.from_numpy(faces.labels), CLASSES).float()
+    experiment = Experiment("Toys.", "fer2013", "short", {
+        "best": Arm(), "last": Arm(weights="last")}, (0,))  # fmt: skip
+    found = done(experiment, lambda job: (-right, right))
+    for label, share, sure in (("best", 0, 0.42), ("last", 1, 0.79)):  # the softmax at T = 1, 0.5
+        arm, test = found[label]
+        assert test["parts"]["all"]["accuracy"]["mean"] == share
+        scaled = [c for c in test["calibration_scaled"]["confidence"] if c is not None]
+        assert np.round(scaled, 2).tolist() == [sure]
+    assert found["last"][0]["minus best"]["fer2013"]["all"]["mean"] == 1
+
+
+def test_a_record_says_how_much_better_an_arm_is_than_the_first(done, faces):
+    right = F.one_hot(torch.from_numpy(faces.labels), CLASSES).float()
+    worse = torch.cat([right[:15].roll(1, 1), right[15:]])  # a quarter of the faces
+    experiment = Experiment("Toys.", "fer2013", "short", {
+        "full": Arm(), "cut": Arm(options={"multi_scale": False})}, (0,))  # fmt: skip
+    found = done(experiment, lambda job: 2 * (worse if job.options else right,))
+    (full, _), (cut, _) = found.values()
+    assert cut["minus full"]["fer2013"]["all"]["mean"] == -0.25 and "minus full" not in full
+    for cost in ("parameters", "multiply_accumulates"):
+        assert cut[cost] < full[cost]

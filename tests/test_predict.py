@@ -111,6 +111,20 @@ def test_a_figure_for_each_photograph(album, run):
         assert not any(picture.shape == p.shape and (picture == p).all() for p in drawn[:k])
 
 
+def test_maps_are_of_the_expression_that_is_said(album, run, monkeypatch):
+    asked = []
+
+    def watched(model, images, targets):
+        asked.extend(targets)
+        return np.zeros((len(images), 64, 64), np.float32)
+
+    monkeypatch.setattr("lanmsff.commands.predict.kinds_of",
+                        lambda model: {"map": watched, "exact map": None})  # fmt: skip
+    assert run(*album[0])[0] == 0
+    photos = json.loads(Path("out/predictions.json").read_text())["photos"]
+    assert [CLASSES[k] for k in asked] == [photo["expression"] for photo in photos]
+
+
 def test_a_network_without_attention_shows_no_attention(album, run, tmp_path, capsys):
     names, _ = album
     assert run(names[0])[0] == 0

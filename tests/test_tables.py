@@ -146,3 +146,13 @@ def test_a_record_says_on_which_faces_each_network_is_right(toy_faces):
     found = correct_faces(json.loads(json.dumps(summary(answers))))
     np.testing.assert_array_equal(found, answers.correct)
     assert found.shape == (2, 41) and found.dtype == bool
+
+
+def test_each_kind_of_training_is_preferred_to_shorter_ones():
+    def record(experiment, epochs):
+        return {"experiment": experiment, "settings": {"epochs": epochs}}
+
+    kinds = ("short", "continued", "continued-twice", "paper", "improved")
+    results = {kind: record(f"ferplus-{kind}", 8) for kind in kinds}
+    for kind in reversed(kinds):
+        assert preferred(results, "ferplus") is results.pop(kind)

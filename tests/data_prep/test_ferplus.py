@@ -328,3 +328,15 @@ def test_real_names(real_ferplus):
     assert doubled == {"fer0006953", "fer0008403", "fer0011785", "fer0033120"}
     assert times.max() == 2
     assert not any(doubled & listed for listed in members.values())
+
+
+@pytest.mark.parametrize("rule", ferplus.RULES)
+def test_a_row_without_votes_has_no_label_under_any_rule(rule, standin, tmp_path):
+    """Its zeros would be as many for neutral as for the rest."""
+    standin.fer2013(tmp_path)
+    votes = standin.votes(tmp_path, one_hot_votes(), NAMES)
+    whole = ferplus.prepare(tmp_path, rule)
+    votes.write_text(votes.read_text().replace("fer0001002.png,0", "fer0001002.png,many"))
+    faces = ferplus.prepare(tmp_path, rule, skip_bad=True)
+    np.testing.assert_array_equal(faces.name, np.delete(whole.name, 2))
+    np.testing.assert_array_equal(faces.labels, np.delete(whole.labels, 2))

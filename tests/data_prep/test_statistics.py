@@ -150,3 +150,18 @@ def test_the_record_of_ran_s_list_adds_up():
         faces = sets[f"FERPlus, {rule}"]["faces"]["test"]
         assert found["listed"] + found["others"] == found["test"] == sum(faces.values())
     assert record["listed"] == record["rules"]["argmax"]["listed"]
+
+
+def test_a_face_that_only_one_set_has_is_not_the_same():
+    """Of the test faces 3, 4 and 5 both sets have the first; of 4 and 5 no label is known."""
+    one = made_up([1, 2, 3, 4, 5], [0, 0, 0, 0, 0])
+    found = compare(one, made_up([3, 9], [0, 0], dataset="two"))
+    assert (found["test_shared"], found["test_same"]) == ("80", "80")
+
+
+@pytest.mark.parametrize("name, other", [("angry", "anger"), ("happy", "happiness"),
+                                         ("sad", "sadness"), ("fear", "fear")])  # fmt: skip
+def test_a_class_is_the_same_by_either_name(name, other):
+    one = made_up([1, 2], [0, 1], classes=["x", name])
+    two = made_up([2, 3], [1, 0], dataset="two", classes=["y", other])
+    assert compare(one, two)["test_same"] == "80"

@@ -98,8 +98,8 @@ def test_a_job_s_record_is_what_its_weights_score(undisturbed, faces):
     assert record["run"]["finished"] == "1 epochs done"
     test = faces.subset("test")
     for which in ("best", "last"):
-        model = load_weights(folder / f"{which}.safetensors").model
-        logits = predict(model, torch.from_numpy(test.images), CPU)
+        weights = load_weights(folder / f"{which}.safetensors")
+        logits = predict(weights.model, test.images, CPU, mirror=weights.mirror)
         kept, rows = load_logits(folder, which, "posefaces")
         torch.testing.assert_close(kept.softmax(1), logits.softmax(1), atol=1e-3, rtol=0)
         assert (kept.argmax(1) == logits.argmax(1)).all()
@@ -252,3 +252,57 @@ def test_a_job_that_is_out_of_time_goes_on_from_its_checkpoint(undisturbed, sett
     assert run_job(job, replace(setting, deadline=time.time())).note == "not begun: out of time"
     assert run_job(job, setting).state == "recorded"
     assert figures(job, setting) == figures(job, undisturbed)
+
+
+def test_logits_are_the_mean_of_both_looks_where_the_recipe_says_so(undisturbed, faces):
+    folder, test = undisturbed.folder(TOY.jobs("full", 1)[0]), faces.subset("test").images
+    for which in ("best", "last"):
+        weights = load_weights(folder / f"{which}.safetensors")
+        assert weights.mirror  # as the recipe says
+        both, once = (predict(weights.model, test, CPU, mirror=looks).log_softmax(1)
+                      for looks in (True, False))  # fmt: skip
+        kept, _ = load_logits(folder, which, "posefaces")
+        off, apart = ((found - both).abs().max() for found in (kept.log_softmax(1), once))
+        assert off < apart / 4
+
+
+def test_temperatures_are_fitted_on_validation_faces(undisturbed, faces, monkeypatch):
+    job, seen = TOY.jobs("full", 1)[0], []
+    folder, val = undisturbed.folder(job), faces.subset("val")
+    before = read_record(folder / "job.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs_module, "fit_temperature", lambda *given: seen.append(given) or 1.5)
+        (folder / "job.json").unlink()
+        assert run_job(job, undisturbed).state == "recorded"
+    scores = read_record(folder / "job.json")["scores"]
+    for which, (logits, labels) in zip(("best", "last"), seen, strict=True):
+        weights = load_weights(folder / f"{which}.safetensors")
+        expected = predict(weights.model, val.images, CPU, mirror=weights.mirror)
+        assert labels.tolist() == val.labels.tolist()
+        torch.testing.assert_close(logits.softmax(1), expected.softmax(1), atol=1e-3, rtol=0)
+        assert scores[which]["temperature"] == 1.5
+    (folder / "job.json").unlink()
+    run_job(job, undisturbed)
+    assert read_record(folder / "job.json")["scores"] == before["scores"]
+
+
+def test_a_run_has_the_seed_of_its_job(undisturbed):
+    for job in select_jobs(TOY, epochs=1):
+        record = read_record(undisturbed.folder(job) / "job.json")
+        assert record["run"]["asked"]["seed"] == job.seed
+
+
+def test_a_fold_is_that_of_its_number(faces):
+    for number in (1, 10):
+        divided, _ = divide(faces, "person-independent", number)
+        assert divided.meta["fold"].endswith(f", {number} of 10")
+
+
+def test_leaks_are_the_protocol_s_in_every_set_that_is_scored(setting):
+    """Of two marked faces each, one stands in a validation split that `watched` does not use."""
+    experiment = replace(TOY, arms={"best-on-test": Arm("watched")}, seeds=(0,))
+    (job,) = select_jobs(experiment, epochs=1)
+    assert run_job(job, setting).state == "recorded"
+    tests = read_record(setting.folder(job) / "job.json")["scores"]["best"]["tests"]
+    kept = {name: test["parts"]["all_without_leaked"]["n"] for name, test in tests.items()}
+    assert kept == {"posefaces": 12 - 1, "posefaces-sweep": 8 - 1}

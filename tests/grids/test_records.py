@@ -164,3 +164,15 @@ def test_folds_of_one_seed_come_from_one_machine(setting, update, tmp_path, asse
     update(on("fold 2", jobs[0][0]), folded)
     line, _ = update(on("fold 5", jobs[1][1]), folded)
     assert line.endswith("cannot be joined with the 1 recorded before: it is of other test faces")
+
+
+def test_a_joined_record_names_the_places_of_both(elsewhere, update):
+    for seed, place in ((0, "one"), (1, "another")):
+        setting = elsewhere(f"seed={seed}")
+        for job in select_jobs(TOY, [f"seed={seed}"], 1):
+            path = setting.folder(job) / JOB
+            record = read_record(path)
+            record["run"]["environment"] = {"device": place}
+            write_record(path, record)
+        _, record = update(setting)
+    assert record["environments"] == [{"device": "one"}, {"device": "another"}]

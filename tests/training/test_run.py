@@ -11,11 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lanmsff.evaluate import predict
+from lanmsff import LANMSFF
+from lanmsff.evaluate import Predictor, predict
 from lanmsff.recipes import RECIPES
 from lanmsff.results import read_record
 from lanmsff.schedule import cosine
-from lanmsff.train import RunError
+from lanmsff.train import Run, RunError
 from lanmsff.weights import load_weights
 
 CPU = torch.device("cpu")
@@ -245,7 +246,7 @@ def test_weights_of_another_network_are_no_start(other, message, undisturbed, to
 
 
 def test_a_run_is_never_overwritten(undisturbed, toy_faces, start):
-    with pytest.raises(RunError, match="holds a run; add --resume"):
+    with pytest.raises(RunError, match="holds a run; go on with it .--resume, resume=True."):
         start(toy_faces(), undisturbed().out)
 
 
@@ -281,3 +282,45 @@ def test_a_missing_split(missing, toy_faces, tmp_path, start):
     with pytest.raises(RunError, match=f"no faces in split '{missing}'"):
         start(toy_faces(**{missing: 0}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_average_counts_the_first_step_as_one(toy_faces, tmp_path, start):
+    run = start(toy_faces(), tmp_path / "run", "tiny improved")
+    before = run.model.head.bias.detach().clone()
+    run.model.train()
+    run.train_step(torch.arange(1))
+    wanted = (2 * before + 9 * run.model.head.bias.detach()) / 11
+    torch.testing.assert_close(run.learner.average.model.head.bias, wanted)
+
+
+def test_the_seed_draws_the_images_and_their_order(toy_faces, tmp_path, start):
+    one, other = (start(toy_faces(), tmp_path / str(seed), seed=seed).learner for seed in (0, 1))
+    assert not torch.equal(one.images.radians, other.images.radians)
+    assert not torch.equal(torch.cat(one.batches(0)), torch.cat(other.batches(0)))
+
+
+def test_every_epoch_has_its_own_draws(toy_faces, tmp_path, monkeypatch, start):
+    run, drawn = start(toy_faces(), tmp_path / "run", "tiny improved"), []
+    monkeypatch.setattr(run, "train_step",
+                        lambda items: drawn.append(run.learner.images.draws.clone()))  # fmt: skip
+    run.train(progress=False)
+    assert len(drawn) == 8 and torch.equal(drawn[0], drawn[3]) and torch.equal(drawn[4], drawn[7])
+    assert not torch.equal(drawn[3], drawn[4])
+
+
+def test_seconds_of_training_are_those_of_their_epoch(undisturbed):
+    first, second = undisturbed().history
+    assert 0 < second["train_seconds"] < second["seconds"] - first["seconds"]
+
+
+@pytest.mark.parametrize("epochs", [0, -1, 1.5])
+def test_epochs_that_cannot_be(epochs, toy_faces, tmp_path, start):
+    with pytest.raises(RunError, match=f"epochs must be a whole number above 0, got {epochs}"):
+        start(toy_faces(), tmp_path / "run", epochs=epochs)
+
+
+def test_a_precision_that_cannot_be(toy_faces, tmp_path):
+    with pytest.raises(ValueError, match="precision must be one of .*, got 'bf16'"):
+        Run(toy_faces(), "tiny", tmp_path / "run", device="cpu", precision="bf16")
+    with pytest.raises(ValueError, match="precision must be one of .*, got 'bf16'"):
+        Predictor(LANMSFF(3), "cpu", "bf16")

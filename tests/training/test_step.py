@@ -1,9 +1,11 @@
 """One step: the fast one is the plain one, on every device, and nothing in it waits for a GPU."""
 
+import copy
 from contextlib import contextmanager
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lanmsff.device import be_deterministic
 from lanmsff.step import CapturedStep, Speed, can_capture, can_compile
@@ -161,3 +163,17 @@ def test_training_keeps_memory_where_it_is_wanted(wanted, toy_faces, tmp_path, s
                 speed=Speed(kept_memory=wanted))  # fmt: skip
     run.train(progress=False)
     assert seen == [wanted]
+
+
+def test_a_step_follows_the_gradient_of_its_own_batch(toy_faces, tmp_path, start):
+    """That of plain PyTorch, and nothing of the step before is left in it."""
+    run = start(toy_faces(), tmp_path / "run", changes={"dropout": 0.0})
+    run.model.train()
+    for items in run.learner.batches(0)[:2]:
+        twin = copy.deepcopy(run.model)
+        twin.zero_grad()
+        images, faces = run.learner.images.batch(items)
+        F.cross_entropy(twin(images), run.learner.targets[faces]).backward()
+        run.train_step(items)
+        torch.testing.assert_close(run.model.head.weight.grad, twin.head.weight.grad,
+                                   rtol=1e-3, atol=1e-5)  # fmt: skip
