@@ -288,6 +288,7 @@ def test_edges_are_seen_in_both_directions():
     images = torch.rand(3, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     turned = edge_maps(images.transpose(2, 3))
     np.testing.assert_allclose(turned, edge_maps(images).transpose(0, 2, 1), atol=1e-5)
+    np.testing.assert_allclose(edge_maps(1 - images), edge_maps(images), atol=1e-5)  # rise or fall
     assert (turned.max(axis=(1, 2)) == 1).all()  # each on its own scale
 
 
