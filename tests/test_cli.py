@@ -377,5 +377,5 @@ def test_evaluate_looks_at_mirror_images_as_the_weights_recipe_does(toy_faces, t
         assert losses[-1] == pytest.approx(evaluate(test, logits)["all"]["loss"], rel=1e-5)
         right = logits.argmax(1).numpy() == test.labels
         assert record["yaw"] == json.loads(json.dumps(by_yaw(test, right)))
-        assert record["data"]["sha256"] == faces.sha256  # of the whole set, as records of runs have it
+        assert record["data"]["sha256"] == faces.sha256  # of the whole set
     assert losses[0] != pytest.approx(losses[1], rel=1e-4)

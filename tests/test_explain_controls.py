@@ -259,9 +259,9 @@ def test_the_controls_are_what_their_names_say(trained, planted):
     wanted = cam(untrained(trained, images), images, targets).numpy()
     np.testing.assert_allclose(made, wanted, atol=1e-6)
     assert not np.allclose(made, cam(trained, images, targets).numpy(), atol=1e-3)
-    np.testing.assert_array_equal(CONTROLS["random"](trained, images, targets), random_maps(4, SIDE))
-    np.testing.assert_array_equal(CONTROLS["centre"](trained, images, targets), centre_maps(4, SIDE))
-    np.testing.assert_array_equal(CONTROLS["edges"](trained, images, targets), edge_maps(images))
+    for name, maps in (("random", random_maps(4, SIDE)), ("centre", centre_maps(4, SIDE)),
+                       ("edges", edge_maps(images))):  # fmt: skip
+        np.testing.assert_array_equal(CONTROLS[name](trained, images, targets), maps)
 
 
 def test_the_kinds_are_what_their_names_say(trained, planted):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from lanmsff.data import DataError, FaceSet
@@ -70,6 +70,7 @@ def test_expressions_are_balanced(protocol, k, faces):
     st.integers(3, 10),
     st.integers(0, 2**32 - 1),
 )
+@example([(label, number) for number in range(12) for label in range(7)], 3, 0)  # is divided
 def test_no_person_stands_on_both_sides(rows, k, seed):
     labels, numbers = zip(*rows, strict=True)
     faces = people(labels, [f"F{number:02}" for number in numbers])

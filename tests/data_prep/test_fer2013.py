@@ -15,7 +15,6 @@ from PIL import Image
 from data_prep import fer2013
 from data_prep.__main__ import main
 from data_prep.sources import BadRows
-from lanmsff import duplicates
 from lanmsff.data import DataError, FaceSet
 
 FORMS = ("fer2013.csv", "the file itself", "nested folder", "icml_face_data.csv", "JPEG folder",
@@ -399,19 +398,6 @@ def test_every_form_of_the_real_rows_is_the_same(form, fer2013_raw, real_rows, t
     off = np.abs(rows.images.astype(np.int16) - real_rows.images).mean()
     assert off < 5 if form is as_jpegs else off == 0
     shutil.rmtree(tmp_path)
-
-
-def test_counts_of_identical_images_by_hand():
-    """A test face from train, one from val, one from both; two equal ones in train."""
-    group = np.array([0, 1, 2, 2, 1, 3, 0, 3, 1, 4])
-    split = np.array(["train"] * 4 + ["val"] * 2 + ["test"] * 4)
-    labels = np.array([0, 1, 2, 2, 1, 0, 0, 1, 1, 0])
-    assert duplicates.statistics(group, split, labels) == {
-        "groups": 4, "surplus": 5, "conflicting": 1,
-        "val in train": 1, "test in train": 2, "test in train or val": 3,
-    }  # fmt: skip
-    assert duplicates.leaked_from(group, split).tolist() == [
-        "", "", "", "", "train", "", "train", "val", "train", ""]  # fmt: skip
 
 
 def test_a_face_with_black_pixels_is_not_black(standin, tmp_path):
