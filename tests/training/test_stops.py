@@ -163,7 +163,7 @@ def test_two_runs_in_one_folder(start, toy_faces, tmp_path):
 # --- a full disk
 
 
-@pytest.mark.parametrize("name", ["checkpoint", "best", "last"])
+@pytest.mark.parametrize("name", ["checkpoint", "last"])  # the best may be of the first epoch
 def test_a_full_disk(name, start, undisturbed, toy_faces, tmp_path, monkeypatch, differences):
     run = start(toy_faces(), tmp_path / "run")
     write = Path.write_bytes
