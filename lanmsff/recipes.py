@@ -135,8 +135,8 @@ def pick_recipe(name: str, changes: dict[str, Any] | None = None) -> Recipe:
                              f"{', '.join(sorted(known))}")
         _check(key, value, getattr(recipe, key))
     changed = replace(recipe, **(changes or {}))
-    for key in changes or {}:
-        needed, word = _NEEDS.get(key, ("augmentation", changed.augmentation))
+    for key in filter(_NEEDS.get, changes or {}):
+        needed, word = _NEEDS[key]
         if getattr(changed, key) != getattr(recipe, key) and getattr(changed, needed) != word:
             raise ValueError(f"recipe {name}: {key} has no effect with {needed} "
                              f"{getattr(changed, needed)!r}, only with {word!r}")
