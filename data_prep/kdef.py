@@ -26,7 +26,7 @@ from data_prep.output import add_output_arguments, check_output, write
 from data_prep.sources import BadRows, Source, open_source
 from lanmsff.data import SPLITS, DataError, FaceSet
 from lanmsff.folds import person_independent
-from lanmsff.photo import WHOLE, Box, square_around
+from lanmsff.photo import WHOLE, Box, check_box, square_around
 
 CODES = {"AF": "afraid", "AN": "angry", "DI": "disgusted", "HA": "happy", "NE": "neutral",
          "SA": "sad", "SU": "surprised"}
@@ -102,13 +102,10 @@ def load_boxes(path: Path) -> dict[str, Box]:
         raise DataError(f"{path}: expected an object with some of the keys {', '.join(YAWS)}")
     for angle, box in table.items():
         try:
-            left, top, right, bottom = box
-            fine = 0 <= left < right <= 1 and 0 <= top < bottom <= 1
+            check_box(box)
         except (TypeError, ValueError):
-            fine = False
-        if not fine:
             raise DataError(f"{path}: box {angle} is {json.dumps(box)}; expected [left, top, "
-                            "right, bottom] as fractions of the picture, 0 to 1")
+                            "right, bottom] as fractions of the picture, 0 to 1") from None
     return table
 
 
@@ -357,7 +354,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"  {split}: {len(people)} people: {', '.join(people)}")
     people, sittings = (len(set(zip(*columns))) for columns in (
         [faces.subject], [faces.subject, faces.session]))
-    if (people, sittings) != (PEOPLE, 2 * PEOPLE):
+    if args.part == "main" and (people, sittings) != (PEOPLE, 2 * PEOPLE):
         print(f"warning: {people} people in {sittings} sittings; all of KDEF, and of PoseFaces, is "
               f"{PEOPLE} in {2 * PEOPLE}")
     for name in faces.meta["black"]:

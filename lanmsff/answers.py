@@ -119,12 +119,6 @@ class Answers:
         seeds = np.array([name.partition(",")[0] for name in self.networks])
         return np.stack([self.correct[seeds == seed].mean(0) for seed in dict.fromkeys(seeds)])
 
-    @property
-    def groups(self) -> np.ndarray:
-        """(N,): the person of each face, or a number of its own where people are not known."""
-        subject = self.faces.subject
-        return np.arange(len(self.faces)) if subject is None else subject
-
 
 def _numbers(network: str) -> list[int]:
     """By what networks are put in order: "seed 0, fold 3" is 0 and 3."""
@@ -140,7 +134,7 @@ def summary(answers: Answers) -> dict[str, Any]:
         and `calibration_scaled` over all their answers; `yaw`, where it is known; and `correct`,
         one text for each network, see `lanmsff.tables.correct_faces`.
     """
-    faces, right, groups = answers.faces, answers.right, answers.groups
+    faces, right, groups = answers.faces, answers.right, answers.faces.groups
     masks = dict(subsets(faces))
     found = {
         "networks": answers.networks,
@@ -183,7 +177,7 @@ def difference(ours: Answers, theirs: Answers) -> dict[str, Any] | None:
     masks = dict(subsets(ours.faces))
     masks = {part: masks[part] & mask for part, mask in subsets(theirs.faces)}
     return {
-        part: spread((a - b)[:, mask], ours.groups[mask])
+        part: spread((a - b)[:, mask], ours.faces.groups[mask])
         for part, mask in masks.items()
         if mask.any()
     }
@@ -194,7 +188,7 @@ def spread(values: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
 
     Args:
         values: (R, N), for instance whether network r is right on face n.
-        groups: (N,), see `Answers.groups`.
+        groups: (N,), see `FaceSet.groups`.
 
     Returns:
         `mean`; `over_faces_95`, None with fewer than two groups; `each`, the means of the networks;

@@ -4,6 +4,8 @@ The newest one and the one before it are kept, so that a file damaged after it w
 one checkpoint, not the run. Each is a safetensors file: tensors and a JSON header, never a pickle.
 """
 
+import errno
+import inspect
 import json
 import os
 import sys
@@ -23,6 +25,10 @@ from lanmsff.tensors import to_bytes
 NEWEST, BEFORE = "checkpoint.safetensors", "checkpoint-before.safetensors"
 LOCK = "run.lock"
 
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+# Newer versions fall back to a lock file that outlives a killed process, unless told not to.
+_FALLS_BACK = "fallback_to_soft" in inspect.signature(filelock.FileLock.__init__).parameters
+
 
 class RunError(ValueError):
     """A run cannot be started, resumed or gone on with; the text is one line."""
@@ -38,12 +44,16 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another process, or another `lock` in this one, holds it.
     """
-    held = filelock.FileLock(folder / LOCK)
+    held = filelock.FileLock(
+        folder / LOCK, **({"fallback_to_soft": False} if _FALLS_BACK else {})
+    )
     try:
         held.acquire(timeout=0)
     except filelock.Timeout:
         raise RunError(f"{folder}: another process trains in this folder") from None
-    except NotImplementedError:
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
         print(f"{folder}: no locks on this file system; start one run only", file=sys.stderr)
     try:
         yield

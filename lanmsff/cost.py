@@ -5,6 +5,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lanmsff.augment import SIDE
+from lanmsff.model import evaluating
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -47,12 +48,7 @@ def memory_traffic(model: nn.Module, bytes_per_value: int) -> int:
 
 
 def _run_once(model: nn.Module) -> None:
-    """One image through the model, in evaluation mode; the model is left as it was."""
-    training = model.training
-    model.eval()
+    """One image through the model, which is left as it was."""
     image = torch.zeros(1, 1, SIDE, SIDE, device=next(model.parameters()).device)
-    try:
-        with torch.no_grad():
-            model(image)
-    finally:
-        model.train(training)
+    with evaluating(model), torch.no_grad():
+        model(image)

@@ -172,6 +172,11 @@ class FaceSet:
             digest.update(json.dumps(array.tolist()).encode() if is_text else array.tobytes())
         return digest.hexdigest()
 
+    @property
+    def groups(self) -> np.ndarray:
+        """(N,): the person of each face, or a number of its own where people are not known."""
+        return np.arange(len(self)) if self.subject is None else self.subject
+
     def select(self, index: np.ndarray) -> FaceSet:
         """The faces of a boolean mask (N,) or of integer indices, in that order, as a new set.
 

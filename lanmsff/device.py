@@ -35,7 +35,9 @@ def pick_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        with torch.cuda.device(device):  # PyTorch asks about the current GPU
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if fast else "float32"
     # oneDNN also runs bfloat16 on CPUs without instructions for it, several times slower
     fast = device.type == "cpu" and (
         torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -84,7 +84,7 @@ class Predictor:
                 if self.mirror:
                     found = (found + self.network(faces.flip(3)).float()) / 2
                 logits.append(found)
-        return torch.cat(logits).cpu() if logits else torch.empty(0)
+        return torch.cat(logits).cpu()
 
 
 def predict(

@@ -117,6 +117,8 @@ def mark_leaks(faces: FaceSet, protocol: str) -> FaceSet:
     leaked = faces.leaked_from
     if leaked is None:
         return faces
+    if protocol in FOLDED:  # which mix the splits that it speaks of, see `Fold.apply`
+        return replace(faces, leaked_from=None)
     if protocol == "exchanged":
         exchanged = {"train": "train", "val": "test", "test": "val"}
         split = np.array([exchanged[name] for name in faces.split.tolist()])
@@ -172,7 +174,8 @@ def run_job(job: Job, setting: Setting) -> Outcome:
         return Outcome(job, "failed", reason)
     finally:
         torch.set_num_threads(threads)
-    (folder / ERROR).unlink(missing_ok=True)
+    if outcome.state == "recorded":  # one that was not begun may fail again
+        (folder / ERROR).unlink(missing_ok=True)
     return outcome
 
 
@@ -230,10 +233,11 @@ def _run(job: Job, setting: Setting) -> Outcome:
     for which, file in WEIGHTS.items():
         weights = load_weights(folder / file, faces.classes)
         val = faces.subset("val")
-        temperature = fit_temperature(_logits(weights, val, device, precision).float(), val.labels)
+        answers = _logits(weights, val, device, precision, setting.speed)
+        temperature = fit_temperature(answers.float(), val.labels)
         scores[which] = {"temperature": temperature, "tests": {}}
         for name, (test, _) in tests.items():
-            logits = _logits(weights, test, device, precision)
+            logits = _logits(weights, test, device, precision, setting.speed)
             arrays[f"{which} {name}"] = logits.numpy()
             scores[which]["tests"][name] = report(test, logits.float(), temperature)
 
@@ -244,14 +248,17 @@ def _run(job: Job, setting: Setting) -> Outcome:
     return Outcome(job, "recorded", _in_words(record))
 
 
-def _logits(weights: Weights, faces: FaceSet, device: torch.device, precision: str) -> Tensor:
+def _logits(
+    weights: Weights, faces: FaceSet, device: torch.device, precision: str, speed: Speed
+) -> Tensor:
     """float16 (N, K), shifted so that the largest of each face is 0.
 
     That changes no probability, and since float16 is finest near 0 no two logits that differ become
     equal at the top: predictions stay what they are.
     """
     images = torch.from_numpy(faces.images)
-    logits = predict(weights.model, images, device, precision, mirror=weights.mirror)
+    logits = predict(weights.model, images, device, precision, mirror=weights.mirror,
+                     channels_last=speed.channels_last, keep_memory=speed.kept_memory)  # fmt: skip
     return (logits - logits.amax(1, keepdim=True)).half()
 
 

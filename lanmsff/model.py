@@ -7,9 +7,12 @@
       block 4  attention       84 channels,  4x4    ->       84
     each averaged over its area, concatenated (156), and classified by one dense layer
 
-The order of the layers, their constants and their initialisation follow the authors' Keras code;
-`tests/test_parity.py` holds the two equal.
+The order of the layers, their constants and their initialisation follow the authors' Keras code (of
+separable kernels, that of the older one); `tests/test_parity.py` holds the two equal.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +37,18 @@ ATTENTIONS = ("massatt", *SUBSTITUTES, "none")
 MIXINGS = ("shuffle", "permutation")
 # Four poolings in all; block 4 sees 1/8 of the side and its attention map is halved twice more.
 SIDE_MULTIPLE = 32
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time of the block; each module then gets its own mode back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def check_images(images: Tensor, read_values: bool = True) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import cycle
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,7 +22,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lanmsff.explain.regions import Means
+from lanmsff.data import replacing
+from lanmsff.intervals import Means
 
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 PURPLE, YELLOW, SKY, BLACK = "#cc79a7", "#e69f00", "#56b4e9", "#333333"
@@ -70,6 +72,13 @@ def use_style() -> None:
             "image.interpolation": "nearest",
         }
     )
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG, aside first and then moved into place, and close it."""
+    with replacing(path) as aside:
+        figure.savefig(aside, format="png", dpi=150, bbox_inches="tight")
+    plt.close(figure)
 
 
 def show_maps(

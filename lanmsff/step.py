@@ -9,7 +9,9 @@ import importlib.util
 import os
 import shutil
 import sys
+import sysconfig
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,7 @@ from lanmsff.device import autocast, to_device
 from lanmsff.recipes import Recipe
 
 WARM_UP = 3  # steps before the capture, in which libraries allocate and choose
+COMPILED = 64  # networks, batch sizes and layouts of one process; by default PyTorch stops at 8
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ def can_compile() -> bool:
         lacking = "this PyTorch comes without Triton"
     elif not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         lacking = "there is no C compiler; install gcc, or name one in the environment variable CC"
+    elif not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        lacking = "the headers of Python are missing; install python3-dev, or its like"
     else:
         return True
     print(f"the training step is not compiled, so it is slower: {lacking}", file=sys.stderr)
@@ -153,6 +158,8 @@ class CapturedStep:
         self.step = step
         self.captured = copy.copy(step)
         if compiled:
+            dynamo = importlib.import_module("torch._dynamo")  # takes a second, so only here
+            dynamo.config.recompile_limit = max(COMPILED, dynamo.config.recompile_limit)
             self.captured.network = torch.compile(step.network, dynamic=False)
         self.items = torch.zeros(batch_size, dtype=torch.int64, device=step.labels.device)
         self.stream = torch.cuda.Stream(self.items.device)

@@ -71,7 +71,7 @@ class Run:
 
     Raises:
         RunError: a split is missing, `out` holds a run and `resume` is not set, it holds a run of
-            something else, or results without a checkpoint.
+            something else, or results without a checkpoint; or an option that data or recipe set.
         ValueError: a setting that cannot be, or `start` is of another network or other classes.
     """
 
@@ -92,6 +92,9 @@ class Run:
         processes: Alone = Alone(),
         **model_options: Any,
     ):
+        if twice := {"num_classes", "dropout"} & set(model_options):
+            raise RunError(f"{min(twice)} is not set here: dropout is a setting of the recipe, and "
+                           "the classes are those of the data")  # fmt: skip
         if not 0 <= seed < MAX_SEED:
             raise RunError(f"seed must lie in 0 .. {MAX_SEED - 1}, got {seed}")
         self.out = Path(out)
@@ -152,6 +155,7 @@ class Run:
         self.seconds = 0.0  # spent in this and earlier sittings
         self.sittings: list[dict[str, Any]] = []  # where it was trained, and up to which epoch
         self.stopped: str | None = None
+        self._broken_off = False  # inside `train`, so that files and memory may not agree
         if found:
             self._restore(*found)
         self._random = self.learner.random_state()
@@ -195,6 +199,7 @@ class Run:
         Raises:
             RunError: another process trains in this folder, loss or weights are not finite, or
                 the disk is full; the last good checkpoint stays. There is one of the very start.
+                Also where an earlier call was broken off: a new `Run` goes on from the checkpoint.
         """
         progress = progress and self.processes.first
         self.stopped = None
@@ -203,6 +208,10 @@ class Run:
         self._deadline = time.monotonic() + 60 * minutes
         held = self._folder.held() if self.processes.first else nullcontext()
         with held, kept_memory(can_keep_memory(self.device, self.speed)):
+            if self._broken_off:
+                raise RunError(f"{self.out}: an earlier call was broken off in the middle; make a "
+                               "new Run of this folder, with resume=True")  # fmt: skip
+            self._broken_off = True
             if not self.finished:
                 self._sit_down()
             self.learner.set_random_state(self._random)  # whatever was drawn since
@@ -217,6 +226,7 @@ class Run:
                     f"{self.out}: cannot be written ({error.strerror or error}); the last good "
                     "checkpoint is kept: make room, then go on with --resume"
                 ) from error
+            self._broken_off = False
         self._random = self.learner.random_state()
         return self.record()
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from hypothesis import settings
 from torch import nn
 
-from lanmsff import LANMSFF
+from lanmsff import LANMSFF, plots
 from lanmsff.data import FaceSet
 
 BOOK = "tests/book/"
@@ -188,8 +188,6 @@ def trained(planted) -> LANMSFF:
 @pytest.fixture
 def book_style():
     """Figures in the style of the book; what was set before comes back, and all are closed."""
-    from lanmsff import plots  # brings grad-cam, without which training can be tested as well
-
     with plt.rc_context():
         plots.use_style()
         yield

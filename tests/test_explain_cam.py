@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lanmsff import LANMSFF
 from lanmsff.explain import LAYERS, METHODS, cam, enlarge, normalise, spread
-from lanmsff.explain.maps import evaluating
+from lanmsff.model import evaluating
 
 LIBRARY = {
     "gradcam": GradCAM,

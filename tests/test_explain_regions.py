@@ -1,4 +1,4 @@
-"""Shares of face regions, the pointing game, and means by yaw."""
+"""Shares of face regions, and the pointing game."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lanmsff.explain import means_by_yaw, pointing_game, region_lift, region_shares
+from lanmsff.explain import pointing_game, region_lift, region_shares
 
 NAMES = ["background", "eye", "mouth", "ear"]
 REGIONS = np.zeros((2, 6, 8), np.uint8)
@@ -103,31 +103,3 @@ def test_the_maximum_of_a_plateau_is_its_middle():
 def test_a_wanted_region_without_a_name_is_refused():
     with pytest.raises(ValueError, match="no region beak; there are background, eye"):
         pointing_game(point(0, 0), REGIONS, NAMES, ["beak", "eye"])
-
-
-def test_means_by_yaw_group_and_order():
-    yaw = np.array([45, -45, 45, -45, 45, -45])
-    subject = np.array(["a", "a", "b", "b", "c", "c"])
-    values = np.array([[1, 10], [2, 20], [3, 30], [4, 40], [5, np.nan], [6, np.nan]])
-    means = means_by_yaw(values, yaw, subject)
-    assert means.at.tolist() == [-45, 45]
-    np.testing.assert_allclose(means.mean, [[4, 30], [3, 20]])
-    assert means.low.shape == means.high.shape == (2, 2)
-    assert (means.low < means.mean).all() and (means.mean < means.high).all()
-
-
-def test_intervals_are_over_people_and_not_over_faces():
-    # 2 people with 50 equal faces each: a bootstrap over faces would give a narrow interval
-    values, subject = np.repeat([0.0, 1.0], 50), np.repeat(["a", "b"], 50)
-    means = means_by_yaw(values, np.zeros(100), subject)
-    assert (means.low, means.mean, means.high) == (0, 0.5, 1)
-
-
-def test_means_of_nothing_known_are_unknown():
-    means = means_by_yaw(np.full(4, np.nan), np.zeros(4), np.array(list("aabb")))
-    assert np.isnan([means.mean, means.low, means.high]).all()
-
-
-def test_means_need_a_person_and_a_yaw_for_every_value():
-    with pytest.raises(ValueError, match="3 values"):
-        means_by_yaw(np.ones(3), np.zeros(3), np.array(["a", "b"]))

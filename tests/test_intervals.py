@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from lanmsff.evaluate import accuracy_interval
-from lanmsff.intervals import bootstrap_over_groups, difference_interval
+from lanmsff.intervals import bootstrap_over_groups, difference_interval, means_by_yaw
 
 
 def test_many_groups_of_one_are_the_plain_bootstrap():
@@ -121,3 +121,31 @@ def test_draws_in_blocks_are_the_same_draws(monkeypatch):
     np.testing.assert_allclose(bootstrap_over_groups(values, groups, n=500), whole, rtol=1e-12)
     by_hand = bootstrap_over_groups(values, groups, lambda rows: rows.mean(axis=0), n=500)
     np.testing.assert_allclose(by_hand, whole, rtol=1e-12)
+
+
+def test_means_by_yaw_group_and_order():
+    yaw = np.array([45, -45, 45, -45, 45, -45])
+    subject = np.array(["a", "a", "b", "b", "c", "c"])
+    values = np.array([[1, 10], [2, 20], [3, 30], [4, 40], [5, np.nan], [6, np.nan]])
+    means = means_by_yaw(values, yaw, subject)
+    assert means.at.tolist() == [-45, 45]
+    np.testing.assert_allclose(means.mean, [[4, 30], [3, 20]])
+    assert means.low.shape == means.high.shape == (2, 2)
+    assert (means.low < means.mean).all() and (means.mean < means.high).all()
+
+
+def test_intervals_are_over_people_and_not_over_faces():
+    # 2 people with 50 equal faces each: a bootstrap over faces would give a narrow interval
+    values, subject = np.repeat([0.0, 1.0], 50), np.repeat(["a", "b"], 50)
+    means = means_by_yaw(values, np.zeros(100), subject)
+    assert (means.low, means.mean, means.high) == (0, 0.5, 1)
+
+
+def test_means_of_nothing_known_are_unknown():
+    means = means_by_yaw(np.full(4, np.nan), np.zeros(4), np.array(list("aabb")))
+    assert np.isnan([means.mean, means.low, means.high]).all()
+
+
+def test_means_need_a_person_and_a_yaw_for_every_value():
+    with pytest.raises(ValueError, match="3 values"):
+        means_by_yaw(np.ones(3), np.zeros(3), np.array(["a", "b"]))

@@ -2,8 +2,8 @@
 
 Prototypes: P. Ekman and W. V. Friesen, "Facial Action Coding System" (1978), and the emotion
 tables of the investigator's guide (Ekman, Friesen and Hager, 2002). Which blendshape moves which
-unit: table "FACS unit / Our shapes" of the ICT-FaceKit README. Units that the model lacks (23, 25,
-26) are put together from neighbouring shapes.
+unit: table "FACS unit / Our shapes" of the ICT-FaceKit README, and one shape more in 6, 7 and 10.
+Units that the model lacks (23, 25, 26) are put together from neighbouring shapes.
 """
 
 from __future__ import annotations

@@ -26,8 +26,9 @@ class SeparableConv2d(nn.Module):
             in_channels, in_channels, dilation=dilation, groups=in_channels, bias=False
         )
         self.pointwise = Conv2d(in_channels, out_channels, kernel_size=1)
-        # Keras' layer ignores the `kernel_initializer` that the authors pass: its two kernels
-        # have initialisers of their own, which stay at Glorot-uniform.
+        # The authors' code with the permutation passes `kernel_initializer`, which Keras' layer
+        # ignores: its two kernels have initialisers of their own, which stay at Glorot-uniform.
+        # Their code with the shuffle draws both He-uniform; all trainings on record have Glorot.
         nn.init.xavier_uniform_(self.depthwise.weight)
         nn.init.xavier_uniform_(self.pointwise.weight)
 

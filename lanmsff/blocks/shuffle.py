@@ -2,8 +2,8 @@
 
 A convolution on half of the channels never sees the other half; reordering the channels first
 lets both halves hold a bit of everything. The authors' code did this in two ways in its history:
-until 2025 by one random permutation drawn without a seed when the network was built (the
-published figures belong to it), since February 2026 by the channel shuffle of ShuffleNet (Zhang
+until 2025 by random permutations drawn without a seed when the network was built (presumably for
+the published figures, too), since February 2026 by the channel shuffle of ShuffleNet (Zhang
 et al., CVPR 2018) with two groups. Both are a fixed order of the channels, so both are one block.
 """
 

@@ -4,12 +4,14 @@ import argparse
 from dataclasses import fields
 from math import inf, nan
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from lanmsff.data import SPLITS
+from lanmsff.data import SPLITS, FaceSet
 from lanmsff.device import PRECISIONS, pick_device, pick_precision
 from lanmsff.step import Speed
+from lanmsff.weights import Weights, load_weights
 
 WEIGHTS = "a run's folder (its best epoch), a .safetensors file, or the name of shipped weights"
 
@@ -60,6 +62,21 @@ def device_and_precision(arguments: argparse.Namespace) -> tuple[torch.device, s
     """What `--device` and `--precision` come to on this machine; `ValueError` if it lacks them."""
     device = pick_device(arguments.device)
     return device, pick_precision(arguments.precision, device)
+
+
+def load_split(arguments: argparse.Namespace) -> tuple[Weights, FaceSet, dict[str, Any]]:
+    """The weights, the faces of one split, and what a record says of these.
+
+    Raises:
+        ValueError: weights of other classes, or no faces in that split.
+    """
+    faces = FaceSet.load(arguments.data)
+    sha256 = faces.sha256  # of the whole set
+    weights = load_weights(arguments.weights, faces.classes)
+    faces = faces.subset(arguments.split)
+    if not len(faces):
+        raise ValueError(f"{arguments.data}: no faces in split '{arguments.split}'")
+    return weights, faces, {**faces.meta, "split": arguments.split, "sha256": sha256}
 
 
 def duration(text: str) -> float:

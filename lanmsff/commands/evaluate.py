@@ -12,12 +12,12 @@ from lanmsff.commands.arguments import (
     add_split,
     add_weights,
     device_and_precision,
+    load_split,
 )
-from lanmsff.data import FaceSet, check_writable
+from lanmsff.data import check_writable
 from lanmsff.evaluate import evaluate, predict
 from lanmsff.report import by_yaw
 from lanmsff.results import environment, write_record
-from lanmsff.weights import load_weights
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -44,12 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     device, precision = device_and_precision(arguments)
     if arguments.json:
         check_writable(arguments.json)
-    faces = FaceSet.load(arguments.data)
-    sha256 = faces.sha256
-    weights = load_weights(arguments.weights, faces.classes)
-    faces = faces.subset(arguments.split)
-    if not len(faces):
-        raise ValueError(f"{arguments.data}: no faces in split '{arguments.split}'")
+    weights, faces, data = load_split(arguments)
     images = torch.from_numpy(faces.images)
     mirror = weights.mirror if arguments.mirror is None else arguments.mirror
     logits = predict(weights.model, images, device, precision, progress=True, mirror=mirror)
@@ -71,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         record = {
             "weights": weights.origin,
-            "data": {**faces.meta, "split": arguments.split, "sha256": sha256},
+            "data": data,
             "mirror": mirror,
             "scores": scores,
             "yaw": yaw,

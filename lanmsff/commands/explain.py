@@ -6,7 +6,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from lanmsff import plots
 from lanmsff.augment import resize, to_float
-from lanmsff.commands.arguments import add_data, add_split, add_weights, positive
+from lanmsff.commands.arguments import add_data, add_split, add_weights, load_split, positive
 from lanmsff.data import FaceSet, check_writable, replacing
 from lanmsff.device import pick_device, to_device
 from lanmsff.explain import Means, attention, cam, normalise
@@ -36,7 +35,6 @@ from lanmsff.explain.perturbation import probabilities
 from lanmsff.explain.sanity import rank_correlation, turned_pairs
 from lanmsff.intervals import bootstrap_over_groups
 from lanmsff.results import environment, write_record
-from lanmsff.weights import load_weights
 
 SAMPLE = 24
 SEED = 0
@@ -76,12 +74,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> None:
     started = monotonic()
     device = pick_device(arguments.device)
-    faces = FaceSet.load(arguments.data)
-    sha256 = faces.sha256
-    weights = load_weights(arguments.weights, faces.classes)
-    faces = faces.subset(arguments.split)
-    if not len(faces):
-        raise ValueError(f"{arguments.data}: no faces in split '{arguments.split}'")
+    weights, faces, data = load_split(arguments)
     check_writable(arguments.out, "folder")
     model = to_device(weights.model, device)
     images = to_float(resize(torch.from_numpy(faces.images)))
@@ -103,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     record = {
         "weights": weights.origin,
-        "data": {**faces.meta, "split": arguments.split, "sha256": sha256},
+        "data": data,
         "sample": sample.name.tolist(),
         "seed": SEED,
         "rows": rows,
@@ -239,11 +232,10 @@ def _means(faces: FaceSet, images: Tensor, means: dict[str, Maps]) -> Figure:
 
 def _curves(faces: FaceSet, curves: dict[str, Maps]) -> Figure:
     """The curves of the network's own maps and of the random one; the others are in the table."""
-    people = np.arange(len(faces)) if faces.subject is None else faces.subject
     figure = plots.show_curves(
         {
             kind: {
-                name: _mean_curve(curve, people)
+                name: _mean_curve(curve, faces.groups)
                 for name, curve in drawn.items()
                 if name == RANDOM or name not in CONTROLS
             }
@@ -294,9 +286,7 @@ def _views(panels: dict[str, dict[str, Means]]) -> Figure:
 
 
 def _draw(path: Path, figure: Figure) -> None:
-    with replacing(path) as aside:
-        figure.savefig(aside, format="png", dpi=150, bbox_inches="tight")
-    plt.close(figure)
+    plots.save(figure, path)
     print(path)
 
 

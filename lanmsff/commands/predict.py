@@ -7,7 +7,6 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from tqdm import tqdm
 from lanmsff import plots
 from lanmsff.augment import resize, to_float
 from lanmsff.commands.arguments import add_weights
-from lanmsff.data import DataError, check_writable, replacing
+from lanmsff.data import DataError, check_writable
 from lanmsff.evaluate import predict
 from lanmsff.explain import normalise
 from lanmsff.explain.faithfulness import CONTROLS, kinds_of
@@ -120,9 +119,7 @@ def _draw(weights: Weights, faces: Tensor, photos: list[Record], folder: Path) -
             heads=[verdict, *maps],
             bar="each map's lowest\nto highest value",
         )
-        with replacing(folder / photo["figure"]) as aside:
-            figure.savefig(aside, format="png", dpi=150, bbox_inches="tight")
-        plt.close(figure)
+        plots.save(figure, folder / photo["figure"])
 
 
 def _free_name(stem: str, taken: set[str]) -> str:

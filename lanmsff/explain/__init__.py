@@ -3,13 +3,8 @@
 from lanmsff.explain.attention import Attention, attention
 from lanmsff.explain.cam import LAYERS, METHODS, cam
 from lanmsff.explain.maps import enlarge, normalise, spread
-from lanmsff.explain.regions import (
-    Means,
-    means_by_yaw,
-    pointing_game,
-    region_lift,
-    region_shares,
-)
+from lanmsff.explain.regions import pointing_game, region_lift, region_shares
+from lanmsff.intervals import Means, means_by_yaw
 
 __all__ = [
     "LAYERS",

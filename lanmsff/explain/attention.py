@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from lanmsff.explain.maps import BATCH_SIZE, enlarge, evaluating, in_batches
-from lanmsff.model import LANMSFF
+from lanmsff.explain.maps import BATCH_SIZE, enlarge, in_batches
+from lanmsff.model import LANMSFF, evaluating
 
 
 @dataclass(frozen=True, eq=False)

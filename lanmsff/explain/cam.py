@@ -22,8 +22,8 @@ from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from lanmsff.explain.maps import BATCH_SIZE, enlarge, evaluating, in_batches, spread
-from lanmsff.model import LANMSFF
+from lanmsff.explain.maps import BATCH_SIZE, enlarge, in_batches, spread
+from lanmsff.model import LANMSFF, evaluating
 
 LAYERS = ("block1", "block2", "block3", "block4")
 _GRADIENT = {

@@ -80,7 +80,7 @@ def untrained(model: LANMSFF, images: Tensor, seed: int = UNTRAINED_SEED) -> LAN
         images: float (N, 1, H, W), see `collect_statistics`.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not those of GPUs, which no fork restores
         fresh = LANMSFF(**model.config)
     fresh = fresh.to(next(model.parameters()).device).eval()
     collect_statistics(fresh, fresh, images)

@@ -121,17 +121,16 @@ def table(values: Values, faces: FaceSet) -> list[dict[str, Any]]:
         the map is better than the random one on the same faces; and likewise `over_centre` and so
         on, than the blob in the middle. No interval (None) for a single person.
     """
-    people = np.arange(len(faces)) if faces.subject is None else faces.subject
     rows = []
     for (name, measure), value in values.items():
         references = {key: values[control, measure] for key, control in GAINS.items()
                       if control != name and (control, measure) in values}  # fmt: skip
         for part, mask in parts(faces).items():
             row = {"map": name, "measure": measure, "part": part}
-            row |= _mean(value[mask], people[mask])
+            row |= _mean(value[mask], faces.groups[mask])
             for key, reference in references.items():
                 better = value - reference if PERTURBATIONS[measure] else reference - value
-                gain = _mean(better[mask], people[mask])
+                gain = _mean(better[mask], faces.groups[mask])
                 row |= {key + end: gain[of] for end, of in
                         (("", "mean"), ("_low", "low"), ("_high", "high"))}  # fmt: skip
             rows.append(row)

@@ -1,7 +1,6 @@
 """What the explanations share: running a network without touching it, and the size of maps."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -11,18 +10,6 @@ from lanmsff.device import to_device
 from lanmsff.model import check_images
 
 BATCH_SIZE = 32
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the time of the block; each module then gets its own mode back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def in_batches(model: nn.Module, images: Tensor, batch_size: int) -> Iterator[Tensor]:

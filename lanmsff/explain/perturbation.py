@@ -15,7 +15,8 @@ from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from lanmsff.explain.maps import BATCH_SIZE, evaluating, in_batches
+from lanmsff.explain.maps import BATCH_SIZE, in_batches
+from lanmsff.model import evaluating
 
 STEPS = 6
 PERCENTILES = (80,)
@@ -146,7 +147,7 @@ class Perturbation:
             return self._scores(torch.stack(filled).clamp(0, 1))  # the noise can leave [0, 1]
 
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # not those of GPUs, which no fork restores
             warnings.simplefilter("ignore", DeprecationWarning)  # grad-cam and NumPy, every image
             worst = [without(RemoveLeastRelevantFirst, share) for share in percentiles]
             best = [without(RemoveMostRelevantFirst, share) for share in percentiles]

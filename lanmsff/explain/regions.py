@@ -1,12 +1,9 @@
-"""Where on the face the mass of a map lies, and with what certainty."""
+"""Where on the face the mass of a map lies."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-
-from lanmsff.intervals import bootstrap_over_groups
 
 
 def region_shares(maps: np.ndarray, regions: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -70,49 +67,6 @@ def pointing_game(
         mask.any() and ndimage.distance_transform_edt(~mask)[row, column] <= tolerance
         for mask, row, column in zip(inside, rows, columns)
     ])  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Means:
-    """Means at G places on an axis, with 95 % intervals.
-
-    Attributes:
-        at: (G,), the places, ascending: yaws in degrees, for instance.
-        mean, low, high: (G, ...), the mean and its interval.
-    """
-
-    at: np.ndarray
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
-def means_by_yaw(values: np.ndarray, yaw: np.ndarray, subject: np.ndarray) -> Means:
-    """Mean of `values` at each yaw, with intervals from a bootstrap over people.
-
-    Args:
-        values: (N, ...), one or more values of each face. NaN is left out; where nothing is known
-            the mean and its interval are NaN.
-        yaw: (N,), degrees, or any other quantity to group by.
-        subject: (N,), the person.
-
-    Raises:
-        ValueError: lengths that differ, or a yaw at which only one person is known.
-    """
-    values, yaw, subject = np.asarray(values, np.float64), np.asarray(yaw), np.asarray(subject)
-    if not yaw.shape == subject.shape == values.shape[:1]:
-        raise ValueError(f"{len(values)} values, yaws of shape {yaw.shape}, subjects of shape "
-                         f"{subject.shape}")  # fmt: skip
-    columns = values.reshape(len(values), -1).T
-    at = np.unique(yaw)
-    found = np.full((3, len(at), len(columns)), np.nan)
-    for row, place in enumerate(at):
-        for k, column in enumerate(columns):
-            known = (yaw == place) & ~np.isnan(column)
-            if known.any():
-                interval = bootstrap_over_groups(column[known], subject[known])
-                found[:, row, k] = column[known].mean(), *interval
-    return Means(at, *found.reshape(3, len(at), *values.shape[1:]))
 
 
 def _checked(

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from data_prep import ferplus
 from data_prep.__main__ import main
-from data_prep.sources import BadRows
 from lanmsff import duplicates
 from lanmsff.data import FaceSet
 

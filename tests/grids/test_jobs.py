@@ -15,9 +15,9 @@ from lanmsff import jobs as jobs_module
 from lanmsff import train as train_module
 from lanmsff.data import FaceSet
 from lanmsff.evaluate import predict
-from lanmsff.experiments import Arm, Experiment, select_jobs
+from lanmsff.experiments import FOLDED, Arm, Experiment, select_jobs
 from lanmsff.gather import gather
-from lanmsff.jobs import divide, load_logits, run_job, state
+from lanmsff.jobs import divide, load_logits, mark_leaks, run_job, state
 from lanmsff.report import report
 from lanmsff.results import read_record
 from lanmsff.step import Speed
@@ -78,6 +78,8 @@ def test_leaked_means_other_faces_when_splits_change_their_roles(faces):
     marked = watched.subset("test").leaked_from != ""
     assert rows[marked].tolist() == [row for row in test if leaked[row] == "train"]
     assert (divide(twins, "split")[0].leaked_from == leaked).all()
+    for protocol in FOLDED:  # the marks speak of splits that folds mix
+        assert mark_leaks(twins, protocol).leaked_from is None
 
 
 def test_validation_scores_the_validation_faces_and_no_test_face(faces):
@@ -189,8 +191,13 @@ def test_a_spoilt_byte_among_the_logits_is_found(undisturbed):
     assert figures(job, undisturbed) == before
 
 
-def test_what_makes_training_fast_reaches_the_run(setting, monkeypatch):
-    speed, given = Speed(channels_last=False), []
+def test_what_makes_training_fast_reaches_the_run_and_the_scores(setting, monkeypatch):
+    speed, given, scored = Speed(channels_last=False), [], []
+    predict = jobs_module.predict
+
+    def watched(*words, **options):
+        scored.append((options["channels_last"], options["keep_memory"]))
+        return predict(*words, **options)
 
     class Watched(jobs_module.Run):
         def __init__(self, *words, speed, **options):
@@ -198,9 +205,20 @@ def test_what_makes_training_fast_reaches_the_run(setting, monkeypatch):
             super().__init__(*words, speed=speed, **options)
 
     monkeypatch.setattr(jobs_module, "Run", Watched)
+    monkeypatch.setattr(jobs_module, "predict", watched)
     job = TOY.jobs("full", 1)[0]
     assert run_job(job, replace(setting, speed=speed, deadline=time.time() + 60)).state == "recorded"
-    assert given == [speed]
+    assert given == [speed] and set(scored) == {(False, True)}
+
+
+def test_a_failure_is_told_until_it_is_mended(setting):
+    job = TOY.jobs("full", 1)[0]
+    other = replace(setting, hashes=setting.hashes | {"posefaces-sweep": "00"})
+    assert run_job(job, other).state == "failed"
+    assert run_job(job, replace(setting, deadline=time.time())).note == "not begun: out of time"
+    assert state(job, setting) == "failed"
+    assert run_job(job, setting).state == "recorded"
+    assert not (setting.folder(job) / "error.txt").exists()
 
 
 def test_scoring_a_run_again_leaves_where_it_was_trained(undisturbed, monkeypatch):

@@ -204,11 +204,16 @@ def test_targets_are_smoothed_votes(toy_faces, tmp_path, monkeypatch, start):
     assert torch.equal(dropped.learner.targets, torch.from_numpy(faces.labels[:3]))
 
 
-def test_dropout_is_the_recipe_s_unless_an_ablation_says_otherwise(toy_faces, tmp_path, start):
-    changes = {"dropout": 0.3}
-    run = start(toy_faces(), tmp_path / "a", changes=changes)
+def test_dropout_is_the_recipe_s(toy_faces, tmp_path, start):
+    run = start(toy_faces(), tmp_path / "a", changes={"dropout": 0.3})
     assert run.model.config["dropout"] == 0.3 == run.asked["settings"]["dropout"]
-    assert start(toy_faces(), tmp_path / "b", dropout=0.2).model.config["dropout"] == 0.2
+
+
+@pytest.mark.parametrize("option", [{"dropout": 0.2}, {"num_classes": 8}])
+def test_what_recipe_and_data_say_is_no_option(option, toy_faces, tmp_path, start):
+    with pytest.raises(RunError, match=f"{next(iter(option))} is not set here"):
+        start(toy_faces(), tmp_path / "a", **option)
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_run_that_starts_with_weights(undisturbed, toy_faces, tmp_path, start):

@@ -107,13 +107,18 @@ def test_where_a_step_is_captured():
     (True, None, {"CC": "/opt/cc"}, ""),
     (True, None, {}, "there is no C compiler; install gcc, or name one in the environment variable CC"),
     (False, "gcc", {}, "this PyTorch comes without Triton"),
+    (True, "gcc", {"include": ""},
+     "the headers of Python are missing; install python3-dev, or its like"),
 ])  # fmt: skip
 def test_without_what_compiling_needs_a_step_is_not_compiled(
-    triton, compiler, environment, lacking, monkeypatch, capsys
+    triton, compiler, environment, lacking, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: triton or None)
     monkeypatch.setattr("shutil.which", lambda name: compiler if name == compiler else None)
     monkeypatch.delenv("CC", raising=False)
+    (tmp_path / "Python.h").touch()
+    include = environment.get("include", str(tmp_path))
+    monkeypatch.setattr("sysconfig.get_path", {"include": include}.get)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert can_compile() == (not lacking)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lanmsff import train
+from lanmsff import checkpoint, train
 from lanmsff.__main__ import main
 from lanmsff.results import read_record
 from lanmsff.train import RunError
@@ -182,6 +182,8 @@ def test_a_full_disk(name, start, undisturbed, toy_faces, tmp_path, monkeypatch,
     assert text.startswith(f"{run.out}: cannot be written (No space left on device)")
     assert "last good checkpoint is kept" in text and "\n" not in text
     assert not list(run.out.glob(".*"))
+    with pytest.raises(RunError, match="broken off in the middle; make a new Run"):
+        run.train(progress=False)  # memory is ahead of the files
     resumed = start(toy_faces(), run.out, resume=True)
     assert resumed.epoch == 1
     resumed.train(progress=False)
@@ -228,6 +230,48 @@ def test_a_file_that_the_system_does_not_let_grow(toy_faces, tmp_path):
         "best.safetensors", "last.safetensors", "record.json", "run.lock",
         "checkpoint.safetensors",  # that of the start, without the optimiser's moments
     }  # fmt: skip
+
+
+# --- a hand
+
+
+def test_a_run_that_was_interrupted_is_gone_on_with_by_a_new_one(
+    start, undisturbed, toy_faces, tmp_path, monkeypatch, differences
+):
+    """Jupyter's stop button: an exception between any two lines."""
+    run = start(toy_faces(), tmp_path / "run")
+
+    def interrupted(items):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "train_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(progress=False)
+    with pytest.raises(RunError, match="broken off in the middle; make a new Run"):
+        run.train(progress=False)
+    start(toy_faces(), run.out, resume=True).train(progress=False)
+    assert differences(run.out, undisturbed().out) == []
+
+
+# --- locks
+
+
+@pytest.mark.parametrize("missing", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_a_run_goes_on_after_a_kill(
+    missing, start, toy_faces, tmp_path, monkeypatch, capsys
+):
+    """No file that stands for a lock is left, which nobody would take away."""
+    fcntl = pytest.importorskip("fcntl", reason="no flock on Windows")
+
+    def lacking(*_):
+        raise OSError(missing, os.strerror(missing))
+
+    monkeypatch.setattr(fcntl, "flock", lacking)
+    with checkpoint.lock(tmp_path), checkpoint.lock(tmp_path):  # as if the first had been killed
+        pass
+    assert capsys.readouterr().err == 2 * (
+        f"{tmp_path}: no locks on this file system; start one run only\n")
 
 
 # --- a loss that is no number
