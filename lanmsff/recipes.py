@@ -89,8 +89,8 @@ IMPROVED = Recipe(
 SHORT = replace(IMPROVED, epochs=12, dropout=0.05, average=0.99)
 
 # The same for PoseFaces. Rendered faces are cut, held and lit alike, so there is less to be robust
-# against: trained like this the network leaves chance in its second or third epoch, by `short` after
-# four or more (training accuracy).
+# against: in the trail on record the network leaves chance in its second epoch like this, and by
+# `short` in none of nine (training accuracy, one seed).
 SHORT_RENDERED = replace(
     SHORT, dropout=0.0, degrees=5.0, zoom=0.05, shift=0.04, light=0.1, erase=0.0
 )

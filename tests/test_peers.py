@@ -23,12 +23,20 @@ def small_resnet18():
     return network
 
 
-def ran_resnet18():
-    """The trunk once, and the three dense layers of the attention over regions."""
-    network = models.resnet18()
-    network.fc = nn.Linear(1024, 8)
-    network.alpha, network.beta = nn.Linear(512, 1), nn.Linear(1024, 1)
-    return network
+class RAN(nn.Module):
+    """RAN and its re-run, for one crop: a trunk, and the dense layers of its attention over crops."""
+
+    def __init__(self, trunk: nn.Module):
+        super().__init__()
+        width = trunk.fc.in_features
+        trunk.fc = nn.Identity()
+        self.trunk, self.alpha = trunk, nn.Linear(width, 1)
+        self.beta, self.fc = nn.Linear(2 * width, 1), nn.Linear(2 * width, 8)
+
+    def forward(self, x):
+        features = self.trunk(x)
+        both = torch.cat([features, features * self.alpha(features)], 1)
+        return self.fc(both * self.beta(both))
 
 
 def vgg19():
@@ -77,10 +85,9 @@ def mini_xception():
 
 
 BUILT = {
-    "ResNet18, RAN": ran_resnet18,
-    "ResNet18": lambda: models.resnet18(num_classes=8),
-    "ResNet34": lambda: models.resnet34(num_classes=8),
-    "ResNet50": lambda: models.resnet50(num_classes=8),
+    "ResNet18, RAN": lambda: RAN(models.resnet18()),
+    "ResNet34, RAN": lambda: RAN(models.resnet34()),
+    "ResNet50, RAN": lambda: RAN(models.resnet50()),
     "ResNet18 for small images": small_resnet18,
     "VGG19": vgg19,
     "VGG with 8 convolutions": vgg8,
@@ -113,3 +120,6 @@ def test_each_peer_has_its_source_and_what_it_was_trained_on():
     for peer in PEERS:
         assert peer["source"].startswith("https://") and peer["data"] in ("FER-2013", "FERPlus")
         assert 0 < peer["accuracy"] < 1 and peer["pretrained"] in (True, False, None)
+        assert peer["chosen_on_test"] in (True, False, None)
+        if peer["chosen_on_test"]:
+            assert peer["note"].count(".py)"), "the file that shows it"
