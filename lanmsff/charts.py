@@ -91,7 +91,7 @@ def show_intervals(
         else:
             groups.append((row.label, [groups[-1][1][-1] + 1 if groups else 0]))
     heights = [y for _, found in groups for y in found]
-    size = (6.8, 0.42 * (heights[-1] + 1) + 0.8 + 0.3 * (len(looks) > 1))
+    size = (6.8, 0.37 * (heights[-1] + 1) + 0.8 + 0.3 * (len(looks) > 1))
     figure, axis = plt.subplots(figsize=size)
     if level is not None:
         axis.axvline(level, color="0.45", lw=1, ls=(0, (2, 2)))

@@ -58,6 +58,7 @@ def page(browser, html):
 
 def opened(page, html, name):
     page.goto((html / f"{name}.html").as_uri(), wait_until="load")
+    page.evaluate("window.MathJax?.startup?.promise")  # formulas move what is below them
 
 
 @pytest.mark.parametrize("name", build.pages())
@@ -93,8 +94,11 @@ def test_figures_stay_readable_in_dark_mode(name, page, html):
     ground = Image.open(io.BytesIO(page.screenshot())).convert("L")
     assert ground.getpixel((280, 300)) < 80  # the margin of the text
     for figure in page.locator("article .cell_output img:visible").all():
-        corner = Image.open(io.BytesIO(figure.screenshot())).convert("L").getpixel((4, 4))
-        assert corner > 250, f"{figure.get_attribute('src')} has no white face"
+        figure.evaluate("figure => figure.scrollIntoView({block: 'end', behavior: 'instant'})")
+        box = figure.bounding_box()  # its lower end is on the screen, however tall it is
+        corner = (round(box["x"]) + 4, round(box["y"] + box["height"]) - 4)
+        seen = Image.open(io.BytesIO(page.screenshot())).convert("L").getpixel(corner)
+        assert seen > 250, f"{figure.get_attribute('src')} has no white face"
 
 
 def test_solutions_are_hidden_until_asked_for(page, html):
