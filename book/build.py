@@ -271,13 +271,11 @@ def render(runs: list[Run], root: Path = ROOT) -> Path:
 
     Raises `BuildError` on any warning of Jupyter Book, such as a reference that leads nowhere.
     """
-    build, doctrees = root / "_build", root / "_build" / ".doctrees"
+    build = root / "_build"
     fill_cache(runs, root)
-    for run in runs:  # Sphinx compares the .md only; new outputs must be read as well
-        doctree = doctrees / f"{run.name}.doctree"
-        kept = executed_path(root, run.name)
-        if doctree.is_file() and doctree.stat().st_mtime_ns <= kept.stat().st_mtime_ns:
-            doctree.unlink()
+    # Sphinx compares the .md files only and warns of each once: without what it keeps, new outputs
+    # and a new style sheet get into every page, and a warning fails every build.
+    shutil.rmtree(build / ".doctrees", ignore_errors=True)
     command = "from jupyter_book.cli.main import main; main()"
     options = ["build", ".", "-W", "-n", "--keep-going"]
     done = subprocess.run(
@@ -289,7 +287,6 @@ def render(runs: list[Run], root: Path = ROOT) -> Path:
     if "Executing notebook" in said:
         raise BuildError(f"a chapter was executed a second time to render it: see {log}")
     if done.returncode:
-        shutil.rmtree(doctrees, ignore_errors=True)  # else the next call is silent about them
         lines = said.splitlines()
         told = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-15:]
         raise BuildError("\n".join([f"the book does not render (all of it: {log}):", *told]))

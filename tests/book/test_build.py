@@ -160,6 +160,18 @@ def test_a_changed_library_brings_new_outputs_to_the_unchanged_page(root):
     assert outputs_on_page(root, "one") == ["'the word is second, the profile quick'"]
 
 
+def test_a_changed_style_sheet_is_rendered_without_a_changed_page(root):
+    style = root / "book" / "_static" / "style.css"
+    style.parent.mkdir()
+    with (root / "_config.yml").open("a") as config:
+        config.write("sphinx: {config: {html_static_path: [book/_static]}}\n")
+    for color in ("red", "blue"):
+        style.write_text(color)
+        build.build(root)
+        assert (root / "_build" / "html" / "_static" / "style.css").read_text() == color
+    assert times_run(root) == 1
+
+
 def test_new_outputs_are_rendered_after_a_build_that_failed_elsewhere(root):
     """The chapter that is unchanged now was executed by the build that failed."""
     build.build(root)
