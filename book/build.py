@@ -31,7 +31,7 @@ import papermill
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from myst_nb.core.read import is_myst_markdown_notebook, read_myst_markdown_notebook
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellTimeoutError
 from papermill.exceptions import PapermillExecutionError
 from sphinx_external_toc.parsing import parse_toc_yaml
 
@@ -106,9 +106,10 @@ def chapters(root: Path = ROOT) -> list[str]:
 def fingerprint(root: Path, name: str, profile: str, data_dir: Path | None = None) -> str:
     """Return a hash over everything that the outputs of a chapter depend on."""
     digest = hashlib.sha256()
+    given = "" if data_dir is None else "given"  # that is one cell more, be it the same folder
     data_dir = data_dir or root / "data"
     data_name = os.path.relpath(data_dir, root)
-    for part in (profile, data_name, platform.python_version(), version("torch")):
+    for part in (profile, data_name, given, platform.python_version(), version("torch")):
         digest.update(part.encode() + b"\0")
     files = [root / f"{name}.md", *data_dir.glob("*")]
     files += [file for pattern in SOURCES for file in root.glob(pattern)]
@@ -211,12 +212,13 @@ def _execute(name: str, root: Path, profile: str, data_dir: Path | None, key: st
                 if attempt == STARTS or "died before replying" not in str(error):
                     raise
     except PapermillExecutionError as error:
-        line = _cell_lines(source)[error.exec_count - 1]
+        cell = error.exec_count - bool(parameters)  # which come in a cell of their own
+        line = _cell_lines(source)[cell - 1]
         raise BuildError(
-            f"{source.relative_to(root)}:{line}, code cell {error.exec_count}: "
+            f"{source.relative_to(root)}:{line}, code cell {cell}: "
             f"{error.ename}: {error.evalue}\n" + "\n".join(error.traceback)
         ) from None
-    except (CellTimeoutError, DeadKernelError) as error:
+    except (CellTimeoutError, RuntimeError) as error:  # the latter of kernels that died
         raise BuildError(f"{source.relative_to(root)}: {error}") from None
     notebook.metadata["book"] = {"key": key}
     nbformat.write(notebook, working)
@@ -228,7 +230,9 @@ def _configure_kernel(folder: Path) -> None:
     """Make kernels independent of the user's IPython settings."""
     profile = folder / "profile_default"
     profile.mkdir(parents=True, exist_ok=True)
-    (profile / "ipython_kernel_config.json").write_text(json.dumps(KERNEL_CONFIG))
+    aside = profile / f"{os.getpid()}.part"  # the kernel of another chapter may be reading it
+    aside.write_text(json.dumps(KERNEL_CONFIG))
+    os.replace(aside, profile / "ipython_kernel_config.json")
     os.environ.update(KERNEL_ENVIRONMENT, IPYTHONDIR=str(folder))
 
 

@@ -26,6 +26,7 @@ from lanmsff.augment import SIDE
 from lanmsff.cost import memory_traffic
 from lanmsff.data import FaceSet
 from lanmsff.evaluate import Predictor
+from lanmsff.folding import folded
 from lanmsff.memory import kept_memory
 from lanmsff.model import LANMSFF
 from lanmsff.results import environment
@@ -38,6 +39,7 @@ PAPER_BATCH = 32
 TURNS = 7
 FEWEST_TURNS = 3
 TURN_SECONDS = 0.3  # at least; short calls are repeated
+COPIED = 2**30  # bytes, to measure a GPU's bandwidth
 WARM_UP = 5  # calls on a GPU, where the first ones choose kernels and capture the step
 CLASSES = list("abcdefg")
 FER2013 = (28_709, 3_589)  # faces to train and to validate on
@@ -103,6 +105,20 @@ def bench(
     record: dict[str, Any] = {
         "environment": environment(device, precision), "seconds": seconds, "left_out": []
     }  # fmt: skip
+
+    def attempt(what: str, measure: Callable[[], Any]) -> Any:
+        """What it measures; None if it fails, so that minutes of other figures are not lost."""
+        say(what)
+        try:
+            return measure()
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            reason = "too little memory on the device"
+        except Exception as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+        record["left_out"].append(f"{what}: {reason}")
+        return None
+
     for kind, make in (("training", _training_calls), ("inference", _inference_calls)):
         record[kind], slowest = {}, 0.0  # seconds of an image, plain, at the batch size before
         for batch in BATCHES:
@@ -110,27 +126,10 @@ def bench(
             if (expected := slowest * batch * (FEWEST_TURNS + 1)) > seconds:
                 record["left_out"].append(f"{what}: would take {expected:.0f} s")
                 continue
-            say(what)
-            with TemporaryDirectory() as folder:
-                try:
-                    works = make(batch, device, precision, Path(folder))
-                    turns = take_turns(works, device, seconds)
-                    memory = {name: _peak_memory(work, device) for name, work in works.items()}
-                except torch.OutOfMemoryError:
-                    record["left_out"].append(f"{what}: too little memory on the device")
-                    torch.cuda.empty_cache()
-                    break
-            record[kind][str(batch)] = compare(turns, batch) | {"peak_memory_mb": memory}
-            slowest = statistics.median(turns["plain"]) / batch
-    def attempt(what: str, measure: Callable[[], Any]) -> Any:
-        """What it measures; None if it fails, so that minutes of other figures are not lost."""
-        say(what)
-        try:
-            return measure()
-        except Exception as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            record["left_out"].append(f"{what}: {reason}")
-            return None
+            figures = attempt(what, lambda: _figures(make, batch, device, precision, seconds))
+            if figures:
+                record[kind][str(batch)] = figures
+                slowest = 1 / figures["plain"]
 
     without = attempt("each means left out", lambda: _without(device, precision, seconds))
     record["without"] = without or {}
@@ -140,6 +139,18 @@ def bench(
     if device.type == "cuda":
         record["bandwidth"] = attempt("bandwidth", lambda: _bandwidth(record, device, precision))
     return record
+
+
+def _figures(
+    make: Callable[..., dict[str, Work]], batch: int, device: torch.device, precision: str,
+    seconds: float,
+) -> dict[str, Any]:
+    """Speed and memory of what `make` makes, at one batch size."""
+    with TemporaryDirectory() as folder:
+        works = make(batch, device, precision, Path(folder))
+        turns = take_turns(works, device, seconds)
+        memory = {name: _peak_memory(work, device) for name, work in works.items()}
+    return compare(turns, batch) | {"peak_memory_mb": memory}
 
 
 def take_turns(works: dict[str, Work], device: torch.device, seconds: float) -> dict[str, list]:
@@ -320,18 +331,23 @@ def _bandwidth(record: dict[str, Any], device: torch.device, precision: str) -> 
     """Images/s that copying the features of an image would allow, and the share that is reached.
 
     Every layer has to read its input and write its output; in training each of its two gradients
-    reads and writes as much again. Bandwidth is that of copying 1 GiB on the device.
+    reads and writes as much again. Inference has no batch norm, which is folded into the layer
+    before. Bandwidth is that of copying `COPIED` bytes on the device.
     """
-    source = torch.empty(2**30, dtype=torch.uint8, device=device)
+    source = torch.empty(COPIED, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     (turns,) = take_turns({"copy": Work(lambda: target.copy_(source))}, device, 5.0).values()
     rate = 2 * source.numel() / statistics.median(turns)  # read and written
-    traffic = memory_traffic(LANMSFF(), 2 if precision == "bfloat16" else 4)
+    size = 2 if precision == "bfloat16" else 4
+    traffic = {
+        "training": 3 * memory_traffic(LANMSFF(), size),
+        "inference": memory_traffic(folded(LANMSFF()), size),
+    }
     found: dict[str, Any] = {"bytes_per_second": rate, "bytes_per_image": {}, "share_of_bound": {}}
-    for kind, times in (("training", 3), ("inference", 1)):
-        found["bytes_per_image"][kind] = times * traffic
+    for kind, count in traffic.items():
+        found["bytes_per_image"][kind] = count
         found["share_of_bound"][kind] = {
-            batch: of["library"] * times * traffic / rate for batch, of in record[kind].items()
+            batch: of["library"] * count / rate for batch, of in record[kind].items()
         }
     return found
 

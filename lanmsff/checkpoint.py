@@ -196,8 +196,9 @@ def refuse_another(folder: Path, then: dict[str, Any], now: dict[str, Any]) -> N
         if isinstance(was, dict) and isinstance(wanted, dict):
             others = [name for name in was | wanted if was.get(name) != wanted.get(name)]
             was, wanted = ({name: of.get(name) for name in others} for of in (was, wanted))
+        way = "ask for that with --precision, or " if key == "precision" else ""
         raise RunError(
-            f"{folder}: this run has {key} {was}, asked is {wanted}; name another folder"
+            f"{folder}: this run has {key} {was}, asked is {wanted}; {way}name another folder"
         )
 
 
@@ -227,7 +228,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")
-        moments.setdefault(int(index), {})[key] = tensor
+        moments.setdefault(int(index), {})[key] = tensor.clone()  # no part of the mapped file
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, parameter in enumerate(parameters):
         for key, tensor in moments.get(index, {}).items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ import torch
 from lanmsff.answers import Answers, difference, summary
 from lanmsff.cost import multiply_accumulates, parameter_count
 from lanmsff.data import FaceSet
-from lanmsff.experiments import FOLDED, PROTOCOLS, Experiment, Job
+from lanmsff.experiments import FOLDED, FOLDS, PROTOCOLS, Experiment, Job
 from lanmsff.jobs import Setting, divide, load_logits, mark_leaks, recorded
 from lanmsff.model import LANMSFF
 from lanmsff.recipes import pick_recipe
 from lanmsff.results import read_record, write_record
+from lanmsff.weights import load_weights
 
 _HISTORY = ("learning_rate", "loss", "accuracy", "val_loss", "val_accuracy")
 _DIGITS = 5  # significant, of the curves in a record
@@ -78,6 +79,40 @@ def recorded_before(path: Path, name: str) -> dict[str, Any]:
     return record
 
 
+def held(
+    path: Path, name: str, experiment: Experiment, setting: Setting, epochs: int | None = None
+) -> set[Job]:
+    """The jobs that the record at `path` has as they would be done now, and can be added to.
+
+    Of folds those of seeds that have them all, for the folds of one seed are made in one place.
+
+    Raises:
+        ValueError: what lies there is no record, or of something else.
+    """
+    before = recorded_before(path, name)
+    known = {str(job): job for arm in experiment.arms for job in experiment.jobs(arm, epochs)}
+    tests = [test for arm in before.get("arms", {}).values() for test in arm["tests"].values()]
+    if not set(before["jobs"]) <= set(known) or not all("correct" in test for test in tests):
+        return set()  # others could not be joined with it
+    asked = {
+        "recipe": experiment.recipe,
+        "settings": json.loads(json.dumps(_settings(experiment, epochs))),  # no tuples
+        "start": load_weights(experiment.start).sha256 if experiment.start else None,
+        "data": {key: setting.hashes[key] for key in experiment.sets},
+    }
+    found = {
+        "recipe": before.get("recipe"),
+        "settings": before.get("settings"),
+        "start": (before.get("start") or {}).get("sha256"),
+        "data": {key: of["sha256"] for key, of in before.get("data", {}).items()},
+    }
+    if found != asked:
+        return set()
+    done = {known[text] for text in before["jobs"]}
+    return {job for job in done if job.fold is None
+            or all(replace(job, fold=fold + 1) in done for fold in range(FOLDS))}  # fmt: skip
+
+
 def gather(
     name: str,
     experiment: Experiment,
@@ -116,7 +151,7 @@ def gather(
         "recipe": experiment.recipe,
         "start": experiment.start and {"weights": experiment.start,
                                        "sha256": next(iter(done.values()))["start"]},
-        "settings": asdict(pick_recipe(experiment.recipe)) | ({"epochs": epochs} if epochs else {}),
+        "settings": _settings(experiment, epochs),
         "data": {key: {**{field: faces.meta[field] for field in ("dataset", "rule", "classes")},
                        "sha256": setting.hashes[key], "people_known": faces.subject is not None}
                  for key, faces in sets.items()},
@@ -166,6 +201,10 @@ def join(
         "arms": _compare(experiment, answers, set(jobs), epochs),
         "jobs": {name: jobs[name] for name in order if name in jobs},
     }
+
+
+def _settings(experiment: Experiment, epochs: int | None) -> dict[str, Any]:
+    return asdict(pick_recipe(experiment.recipe)) | ({"epochs": epochs} if epochs else {})
 
 
 def _compare(

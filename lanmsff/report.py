@@ -16,7 +16,9 @@ def report(faces: FaceSet, logits: Tensor, temperature: float) -> dict[str, Any]
     Args:
         faces: N test faces.
         logits: float (N, K), of these faces in their order.
-        temperature: fitted on validation faces; see `lanmsff.calibration`.
+        temperature: fitted on validation faces; see `lanmsff.calibration`. Where these are the
+            faces that are scored (protocols "watched" and "validation"), the scaled diagram is
+            better than it would be on others.
 
     Returns:
         `parts` (see `evaluate`), `calibration` as the logits are and `calibration_scaled` after

@@ -93,8 +93,8 @@ class Run:
         **model_options: Any,
     ):
         if twice := {"num_classes", "dropout"} & set(model_options):
-            raise RunError(f"{min(twice)} is not set here: dropout is a setting of the recipe, and "
-                           "the classes are those of the data")  # fmt: skip
+            raise RunError(f"{min(twice)} is no option of a run: the recipe has the dropout, the "
+                           "data the classes")  # fmt: skip
         if not 0 <= seed < MAX_SEED:
             raise RunError(f"seed must lie in 0 .. {MAX_SEED - 1}, got {seed}")
         self.out = Path(out)

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from lanmsff import bench as module
 from lanmsff.__main__ import main
 from lanmsff.bench import Work, bench, compare, noise, take_turns
 from lanmsff.commands.bench import table
+from lanmsff.cost import memory_traffic
+from lanmsff.model import LANMSFF
 from lanmsff.results import read_record
 from lanmsff.step import Speed
 
@@ -210,7 +213,43 @@ def test_what_does_not_fit_is_left_out_and_said(quick, monkeypatch):
     monkeypatch.setattr(module, "_training_calls", full)
     record = bench(CPU, "float32", seconds=1000)
     assert record["training"] == {} and list(record["inference"]) == ["1", "2"]
-    assert record["left_out"] == ["training at batch 1: too little memory on the device"]
+    assert record["left_out"] == [
+        f"training at batch {batch}: too little memory on the device" for batch in (1, 2)
+    ]  # fmt: skip
+
+
+def test_a_batch_size_that_fails_leaves_the_others(quick, monkeypatch):
+    whole = module._inference_calls
+
+    def calls(batch, *arguments):
+        if batch == 1:
+            raise RuntimeError("no kernel image")
+        return whole(batch, *arguments)
+
+    monkeypatch.setattr(module, "_inference_calls", calls)
+    record = bench(CPU, "float32", seconds=1000)
+    assert list(record["training"]) == ["1", "2"] and list(record["inference"]) == ["2"]
+    assert record["left_out"] == ["inference at batch 1: no kernel image"]
+
+
+def test_the_share_of_the_bandwidth_counts_what_is_moved(monkeypatch):
+    """Every value that a layer reads or writes; thrice in training, and without batch norm after."""
+    monkeypatch.setattr(module, "COPIED", 2**20)
+    monkeypatch.setattr(module, "TURNS", 1)
+    record = {"training": {"32": {"library": 100.0}}, "inference": {"1": {"library": 300.0}}}
+    for precision, size in (("float32", 4), ("bfloat16", 2)):
+        found = module._bandwidth(record, CPU, precision)
+        network, norms = LANMSFF().eval(), []
+        moved = memory_traffic(network, size)
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.register_forward_hook(lambda _, inputs, found: norms.append(found.numel()))
+        network(torch.zeros(1, 1, 64, 64))
+        expected = {"training": 3 * moved, "inference": moved - 2 * size * sum(norms)}
+        assert found["bytes_per_image"] == expected
+        for kind, batch, speed in (("training", "32", 100), ("inference", "1", 300)):
+            share = speed * expected[kind] / found["bytes_per_second"]
+            assert found["share_of_bound"][kind] == {batch: pytest.approx(share)}
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch, capsys):

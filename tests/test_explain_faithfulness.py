@@ -192,6 +192,8 @@ def test_table_by_parts(toy_faces):
     faces = FaceSet(**{**vars(faces), "pose45": marks & (np.arange(9) > 0)})
     counts = {name: mask.sum() for name, mask in parts(faces).items()}
     assert counts == {"all": 9, "frontal": 6, "beyond 30": 3, "beyond 45": 2}
+    listed = faces.subset("test").pose30
+    assert list(parts(faces.select(~listed))) == ["all"]  # the lists of poses are of test faces
 
     value, chance = np.arange(9.0), np.full(9, 2.0)
     value[8] = np.nan

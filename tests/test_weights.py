@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import lanmsff
 from lanmsff import LANMSFF, weights
+from lanmsff.results import read_record
 from lanmsff.weights import (
     Weights,
     find_weights,
@@ -22,6 +23,7 @@ from lanmsff.weights import (
     save_weights,
 )
 
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 CLASSES = ["sad", "glad", "calm"]
 ORIGIN = {"recipe": "paper", "dataset": "toy", "accuracy": 0.5}
 
@@ -242,6 +244,26 @@ def test_what_is_shipped_can_be_read():
     for name in pretrained_names():
         found = load_pretrained(name)
         assert len(found.classes) == found.model.head.out_features
+
+
+@pytest.mark.parametrize("name, record", [
+    ("ferplus", "ferplus-improved-40epochs"), ("fer2013", "fer2013-improved-40epochs"),
+    ("ferplus-8epochs", "ferplus-short-8epochs"), ("fer2013-8epochs", "fer2013-short-8epochs"),
+    ("ferplus-18epochs", "ferplus-continued-10epochs"),
+    ("posefaces", "posefaces-improved-24epochs"),
+])  # fmt: skip
+def test_what_is_shipped_is_what_the_record_scored(name, record):
+    of, origin = read_record(RESULTS / f"{record}.json"), load_pretrained(name).info
+    if "jobs" in of:
+        (job,) = [job for job in of["jobs"].values() if job["seed"] == 0]
+        assert (origin["epoch"], origin["val_accuracy"]) == (
+            job["best"]["epoch"], job["best"]["val_accuracy"]
+        )  # fmt: skip
+        data, recipe = of["data"][record.split("-")[0]]["sha256"], of["recipe"]
+    else:
+        assert of["weights"] == load_pretrained(name).origin | {"file": of["weights"]["file"]}
+        data, recipe = of["data"]["sha256"], of["weights"]["recipe"]
+    assert (origin["seed"], origin["recipe"], origin["data_sha256"]) == (0, recipe, data)
 
 
 def test_load_pretrained_takes_names_alone(saved, monkeypatch):

@@ -55,9 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     from lanmsff.data import check_writable
     from lanmsff.device import pick_device
-    from lanmsff.gather import recorded_before, update_record
+    from lanmsff.gather import held, update_record
     from lanmsff.grid import hashes, run_grid
-    from lanmsff.jobs import Setting, state
+    from lanmsff.jobs import Setting, recorded, state
 
     limit = arguments.max_minutes
     setting = Setting(
@@ -69,15 +69,24 @@ def run(arguments: argparse.Namespace) -> int:
         deadline=time.time() + 60 * limit if limit is not None else None,
         speed=speed(arguments),
     )
-    if arguments.list:
-        for job in jobs:
-            print(f"{state(job, setting):10} {job}")
-        return 0
     cut = f"-{arguments.epochs}epochs" if arguments.epochs else ""
     path = arguments.results / f"{arguments.experiment}{cut}.json"
+    # what is no record is refused now, not after the work
+    there = held(path, arguments.experiment, experiment, setting, arguments.epochs)
+    if arguments.list:
+        for job in jobs:
+            print(f"{'recorded' if job in there else state(job, setting):10} {job}")
+        return 0
     check_writable(path)
     check_writable(arguments.out, "folder")
-    recorded_before(path, arguments.experiment)  # what is no record is refused now, not after the work
+    # those that ran here as well are gathered again, for how they are scored may have changed
+    chosen, jobs = jobs, [job for job in jobs if job not in there or recorded(job, setting)]
+    if not jobs:
+        print(f"{path}: has all {len(chosen)} jobs; name another folder with --results to train "
+              "them again")
+        return 0
+    if len(jobs) < len(chosen):
+        print(f"{path}: has {len(chosen) - len(jobs)} of {len(chosen)} jobs, which are not run again")
     workers = arguments.jobs
     if workers is None and not arguments.scheduler:
         workers = 1 if pick_device(arguments.device).type == "cuda" else joblib.cpu_count()

@@ -101,7 +101,7 @@ def parts(faces: FaceSet) -> dict[str, np.ndarray]:
     found = {"all": np.ones(len(faces), bool)}
     if faces.yaw is not None:
         found |= {f"yaw {yaw:g}": faces.yaw == yaw for yaw in np.unique(faces.yaw)}
-    elif faces.pose30 is not None and faces.pose45 is not None:
+    elif faces.pose30 is not None and faces.pose45 is not None and faces.pose30.any():
         found |= {"frontal": ~faces.pose30, "beyond 30": faces.pose30, "beyond 45": faces.pose45}
     return {name: mask for name, mask in found.items() if mask.any()}
 

@@ -132,7 +132,7 @@ def test_a_kernel_that_found_its_port_taken_is_started_again(deaths, root, monke
     if deaths < build.STARTS:
         assert build._execute(*words).fresh
     else:
-        with pytest.raises(RuntimeError, match="died before replying"):
+        with pytest.raises(build.BuildError, match=r"book/one\.md: Kernel died before replying"):
             build._execute(*words)
     assert len(calls) == min(deaths + 1, build.STARTS)
 
@@ -194,6 +194,17 @@ def test_a_failing_cell_is_named_and_earlier_results_are_kept(root, capsys):
     assert "1 / x" in error
     assert build.executed_path(root, "book/one").read_bytes() == kept
     assert build.executed_path(root, "book/two").is_file()
+
+
+def test_the_cell_of_parameters_is_not_counted(root, capsys):
+    """The data folder is the default one, and the next build has to know that it was named."""
+    data = ["--data-dir", str(root / "data")]
+    assert build.main(data, root) == 0
+    build.build(root)
+    assert times_run(root) == 2
+    write(root, "two", "```{code-cell} ipython3\n1 / 0\n```\n")
+    assert build.main(data, root) == 2
+    assert "error: book/two.md:21, code cell 2: ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_a_cell_that_does_not_end_is_stopped(root, monkeypatch):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -145,6 +146,25 @@ def test_list_runs_nothing(command, tmp_path):
         "posefaces/short/split/multi_scale=False/seed0-epochs1"
     )
     assert not (tmp_path / "runs").exists() and not command.results.exists()
+
+
+def test_what_the_record_holds_is_not_trained_again_elsewhere(command, undisturbed, tmp_path):
+    path = command.results / "toy-1epochs.json"
+    for job in select_jobs(TOY, ["arm=full"], 1):  # two, which two arms share
+        shutil.copytree(undisturbed.folder(job), tmp_path / "first" / job.folder)
+    command("--only arm=full", out=tmp_path / "first")
+    before = read_record(path)
+    status, output, _ = command("--only seed=0 arm=full")
+    assert status == 0 and "toy-1epochs.json: has all 1 jobs; name another folder" in output
+    assert read_record(path) == before and not (tmp_path / "runs" / "posefaces").exists()
+    _, output, _ = command("--list")
+    assert [line[:9].strip() for line in output.splitlines()] == 2 * ["recorded"] + 2 * ["to do"]
+
+    status, output, _ = command("")
+    assert status == 0
+    assert "toy-1epochs.json: has 2 of 4 jobs, which are not run again" in output
+    assert "4 of 4 jobs, 2 of them as recorded before" in output
+    assert len(list((tmp_path / "runs").rglob("job.json"))) == 2
 
 
 def test_a_folder_of_records_that_cannot_be_written_is_refused_before_the_work(command, tmp_path):

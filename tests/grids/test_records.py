@@ -8,7 +8,7 @@ import pytest
 from toy_grid import TOY
 
 from lanmsff.experiments import Arm, Experiment, select_jobs
-from lanmsff.gather import gather, update_record
+from lanmsff.gather import gather, held, update_record
 from lanmsff.jobs import JOB, run_job
 from lanmsff.results import read_record, write_record
 
@@ -164,6 +164,29 @@ def test_folds_of_one_seed_come_from_one_machine(setting, update, tmp_path, asse
     update(on("fold 2", jobs[0][0]), folded)
     line, _ = update(on("fold 5", jobs[1][1]), folded)
     assert line.endswith("cannot be joined with the 1 recorded before: it is of other test faces")
+
+
+@pytest.mark.parametrize("key, value", [
+    ("recipe", "paper"), ("settings", {}), ("start", {"sha256": "0"}),
+    ("data", {"posefaces": {"sha256": "0"}}), ("jobs", {"another": {}}),
+    ("arms", {"full": {"tests": {"posefaces": {}}}}),
+])  # fmt: skip
+def test_a_record_of_other_trainings_holds_none(key, value, elsewhere, update):
+    setting = elsewhere("seed=1")
+    update(setting)
+    asked = update.path, "toy", TOY, setting, 1
+    assert held(*asked) == set(select_jobs(TOY, ["seed=1"], 1))
+    write_record(update.path, read_record(update.path) | {key: value})
+    assert held(*asked) == set()
+
+
+def test_of_folds_a_record_holds_seeds_that_have_them_all(elsewhere, update):
+    folded = Experiment("Toys.", "posefaces", "short", {"people": Arm("random")}, (0, 1))
+    first, second = (select_jobs(folded, [f"seed={seed}"], 1) for seed in (0, 1))
+    setting = elsewhere("seed=1")
+    record = update(setting)[1] | {"jobs": {str(job): {} for job in first + second[1:]}}
+    write_record(update.path, record)
+    assert held(update.path, "toy", folded, setting, 1) == set(first)
 
 
 def test_a_joined_record_names_the_places_of_both(elsewhere, update):

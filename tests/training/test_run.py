@@ -211,7 +211,7 @@ def test_dropout_is_the_recipe_s(toy_faces, tmp_path, start):
 
 @pytest.mark.parametrize("option", [{"dropout": 0.2}, {"num_classes": 8}])
 def test_what_recipe_and_data_say_is_no_option(option, toy_faces, tmp_path, start):
-    with pytest.raises(RunError, match=f"{next(iter(option))} is not set here"):
+    with pytest.raises(RunError, match=f"{next(iter(option))} is no option of a run"):
         start(toy_faces(), tmp_path / "a", **option)
     assert not (tmp_path / "a").exists()
 
