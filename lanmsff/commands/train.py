@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def say(text: str) -> None:
         if processes.first:
-            print(f"{arguments.out}: {text}")
+            print(f"{arguments.out}: {text}", flush=True)
 
     if training.finished:
         say(f"nothing left to do ({training.finished})")
@@ -133,6 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"stopped ({training.stopped}) in epoch {training.epoch + 1}, after step "
             f"{training.step} of {training.steps}; the same command with --resume goes on"
         )
+        processes.any(True)  # when one is gone torchrun ends the others: not before the word is out
         return STOPPED
     best = training.best
     say(

@@ -80,7 +80,7 @@ GLOO = pytest.mark.skipif(
 )
 
 
-def torchrun(folder, *words):
+def torchrun(folder, *words, status=0):
     """Run two processes of `words` in `folder`. Gives what they print."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
@@ -89,7 +89,7 @@ def torchrun(folder, *words):
         cwd=folder, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
     return done.stdout
 
 
@@ -156,7 +156,9 @@ def test_two_processes_train_like_one_with_the_doubled_batch(start, toy_faces, t
     words = ["-m", "lanmsff", "train", "--data", "toy.npz", "--out", "two", "--recipe", "paper"]
     words += ["--device", "cpu", "--precision", "float32"]
     words += [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
-    for more in (["--epochs", "1"], ["--epochs", "2", "--resume"]):
+    stopped = torchrun(tmp_path, *words, "--epochs", "1", "--max-minutes", "0", status=1)
+    assert stopped.count("the same command with --resume goes on") == 1
+    for more in (["--epochs", "1", "--resume"], ["--epochs", "2", "--resume"]):
         assert torchrun(tmp_path, *words, *more).count("epochs done") == 1  # one of them speaks
     one = start(faces, tmp_path / "one", "paper", changes=changes | {"batch_size": 8})
     assert [len(batch) for batch in one.learner.batches(0)] == [8, 8, 3]
