@@ -13,8 +13,11 @@ from PIL import Image
 
 from data_prep.posefaces import build, camera, expressions, ict, pictures, rays, skin, subject
 from lanmsff.data import DataError
+from lanmsff.evaluate import accuracy_interval
+from lanmsff.results import read_record
 
-COMMITTED = Path(__file__).resolve().parents[2] / "data" / "posefaces.zip"
+ROOT = Path(__file__).resolve().parents[2]
+COMMITTED = ROOT / "data" / "posefaces.zip"
 MODEL = "data/ictfacekit/ICT-FaceKit-da5f95a.zip"
 ALL_SHOTS = pictures.main_shots(pictures.PEOPLE, "AB") + pictures.sweep_shots(pictures.SWEEP_PEOPLE)
 
@@ -352,3 +355,24 @@ def test_an_output_that_cannot_be_written_leaves_nothing(model_path, tmp_path):
     with pytest.raises(OSError):
         build.build(model_path, tmp_path / "file" / "set.zip", shots, 1)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_network_s_figures_in_the_readme_are_those_of_the_record():
+    record = read_record(ROOT / "results" / "posefaces-improved-24epochs.json")
+
+    def written(share, ends):
+        return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * number for number in (share, *ends)))
+
+    everyone = record["scores"]["all"]
+    found, counts = [written(everyone["accuracy"], everyone["accuracy_over_people_95"])], []
+    for turn in (0, 45, 90):
+        rows = [row for row in record["yaw"] if abs(row["yaw"]) == turn]
+        counts.append(np.sum([(row["correct"], row["n"]) for row in rows], axis=0))
+        right, n = map(int, counts[-1])
+        found.append(written(right / n, accuracy_interval(right, n)))
+    front, _, side = (right / n for right, n in counts)
+    spread = 1.96 * sum(p * (1 - p) / n for p, (_, n) in zip((front, side), counts[::2])) ** 0.5
+    gap = front - side
+    found.append(written(gap, (gap - spread, gap + spread)).replace(" [", " points ["))
+    text = (ROOT / "data" / "README.md").read_text("utf8").replace(" %", "")
+    assert [figure for figure in found if figure not in text] == []
