@@ -19,19 +19,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lanmsff.asked import RunError, refuse_another
 from lanmsff.data import replacing
 from lanmsff.tensors import to_bytes
 
 NEWEST, BEFORE = "checkpoint.safetensors", "checkpoint-before.safetensors"
 LOCK = "run.lock"
+FORMAT = 2  # the first, which does not say so, lacks the best weights
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 # Newer versions fall back to a lock file that outlives a killed process, unless told not to.
 _FALLS_BACK = "fallback_to_soft" in inspect.signature(filelock.FileLock.__init__).parameters
-
-
-class RunError(ValueError):
-    """A run cannot be started, resumed or gone on with; the text is one line."""
 
 
 @contextmanager
@@ -78,8 +76,8 @@ class RunFolder:
         """Header and tensors of the checkpoint to go on from, None if there is none.
 
         Raises:
-            RunError: there is one and `resume` is not set, it is of something else than asked, or
-                there is none beside results, which a new run would overwrite.
+            RunError: there is one and `resume` is not set, it is of something else than asked or of
+                another `FORMAT`, or there is none beside results, which a new run would overwrite.
         """
         self._read = self._signature()
         if not any((self.path / name).exists() for name in (NEWEST, BEFORE)):
@@ -95,12 +93,22 @@ class RunFolder:
                 "folder"
             )
         header, tensors = read_checkpoint(self.path)
+        if header.get("format") != FORMAT:
+            raise RunError(
+                f"{self.path}: the checkpoint is of another version of this package; go on with "
+                "that version, or name another folder"
+            )
         refuse_another(self.path, header["asked"], json.loads(json.dumps(asked)))
         return header, tensors
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the folder, and see that nobody trained in it since the checkpoint was read."""
+        """Hold the folder, and see that nobody trained in it since the checkpoint was read.
+
+        Raises:
+            RunError: another process trains there or has done so, or what is done meanwhile cannot
+                write its files.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         with lock(self.path):
             if self._signature() != self._read:
@@ -109,8 +117,20 @@ class RunFolder:
                 left_by_a_kill.unlink()
             try:
                 yield
+            except OSError as error:
+                raise RunError(
+                    f"{self.path}: cannot be written ({error.strerror or error}); the last good "
+                    "checkpoint is kept: make room, then go on with --resume"
+                ) from error
             finally:
                 self._read = self._signature()
+
+    def restore(self, name: str, content: bytes) -> None:
+        """Let the file `name` have that content, whatever a hand or a cut-off epoch left there."""
+        path = self.path / name
+        if not path.is_file() or path.read_bytes() != content:
+            with replacing(path) as aside:
+                aside.write_bytes(content)
 
     def _signature(self) -> tuple[int, ...] | None:
         """Tells one newest checkpoint from another; None if there is none."""
@@ -131,7 +151,7 @@ def write_checkpoint(folder: Path, header: dict[str, Any], tensors: dict[str, Te
         tensors: of any device, by name.
     """
     with replacing(folder / NEWEST) as aside:
-        aside.write_bytes(to_bytes(tensors, {"run": json.dumps(header)}))
+        aside.write_bytes(to_bytes(tensors, {"run": json.dumps(header | {"format": FORMAT})}))
         if _is_whole(folder / NEWEST):  # a damaged one must not take the place of a good one
             os.replace(folder / NEWEST, folder / BEFORE)
 
@@ -177,29 +197,6 @@ def _is_whole(path: Path) -> bool:
     except _DAMAGED:
         return False
     return True
-
-
-def refuse_another(folder: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
-    """See that a run which is resumed is the one that is asked for.
-
-    Args:
-        then, now: what was asked and what is, JSON values; of dictionaries in them only those
-            entries are named that differ.
-
-    Raises:
-        RunError: they differ.
-    """
-    for key in then | now:
-        was, wanted = then.get(key), now.get(key)
-        if was == wanted:
-            continue
-        if isinstance(was, dict) and isinstance(wanted, dict):
-            others = [name for name in was | wanted if was.get(name) != wanted.get(name)]
-            was, wanted = ({name: of.get(name) for name in others} for of in (was, wanted))
-        way = "ask for that with --precision, or " if key == "precision" else ""
-        raise RunError(
-            f"{folder}: this run has {key} {was}, asked is {wanted}; {way}name another folder"
-        )
 
 
 def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,6 +4,8 @@ import argparse
 import io
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -27,6 +29,25 @@ def call(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def stopping(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` at the first Ctrl-C or SIGTERM; the second one ends the command at once."""
+
+    def first(*_) -> None:
+        for number in before:
+            signal.signal(number, signal.default_int_handler)
+        stop()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in before:
+            signal.signal(number, first)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def in_one_line(error: Exception) -> str:

@@ -12,7 +12,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -54,22 +54,34 @@ class DataError(ValueError):
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; move it onto `path` if all went well, else delete it.
 
-    So `path` holds either its old content or the whole new one, whenever the process is killed.
-    Folders on the way are made. Raises `OSError`, with the name of `path`, where it cannot be
-    written.
+    So `path` holds either its old content or the whole new one, whenever the process is killed or
+    the power fails. Folders on the way are made. Raises `OSError`, with the name of `path`, where
+    it cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield aside
+        _to_disk(aside, os.O_RDWR)  # else the name could reach the disk before the content
         os.replace(aside, path)
+        with suppress(OSError):  # Windows opens no folder, and not every file system flushes one
+            _to_disk(path.parent, os.O_RDONLY)
     except OSError as error:
         if error.filename is None:  # a full disk does not say where
             error.filename = str(path)
         raise
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path, flags: int) -> None:
+    """Return once what was written to a file or a folder is on the disk."""
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_writable(path: str | Path, kind: Literal["file", "folder"] = "file") -> None:

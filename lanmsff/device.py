@@ -63,12 +63,12 @@ def be_deterministic() -> None:
     What it guarantees: on one machine, with the same versions, number of threads and number of
     processes, the same data, recipe and seed give the same weights to the bit, on a CPU (where this
     is so without it) and on one CUDA GPU; a run that was killed and resumed gives those of one that
-    was not. PyTorch then picks the deterministic form of every operation that has one and warns
-    where there is none. What it does not: another processor or GPU, another number of threads,
-    another version of PyTorch, CUDA or oneDNN, another precision or memory layout add in another
-    order and give other last digits, which training enlarges; nor do several processes promise the
-    order in which they add gradients. Call it before anything runs on the GPU: cuBLAS reads its
-    setting once.
+    was not. PyTorch then picks the deterministic form of every operation that has one. Where an
+    operation has none PyTorch warns and goes on, and with that warning the guarantee for a GPU
+    lapses. What it does not: another processor or GPU, another number of threads, another version
+    of PyTorch, CUDA or oneDNN, another precision or memory layout add in another order and give
+    other last digits, which training enlarges; nor do several processes promise the order in which
+    they add gradients. Call it before anything runs on the GPU: cuBLAS reads its setting once.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)

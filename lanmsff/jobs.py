@@ -9,12 +9,15 @@ A job lives in a folder of its own: that of its training run (`lanmsff.train`), 
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
@@ -22,7 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lanmsff.asked import RunError
 from lanmsff.calibration import fit_temperature
+from lanmsff.checkpoint import lock
 from lanmsff.data import SPLITS, FaceSet, replacing
 from lanmsff.device import pick_device, pick_precision
 from lanmsff.duplicates import group_identical, leaked_from
@@ -38,6 +43,7 @@ from lanmsff.weights import Weights, load_weights
 
 JOB, LOGITS, ERROR = "job.json", "logits.npz", "error.txt"
 WEIGHTS = {"best": BEST, "last": LAST}
+WATCH_SECONDS = 0.5  # between two looks for the word to stop
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class Setting:
         device, precision: as on the command line; picked where the job runs.
         threads: of one job.
         deadline: seconds since the epoch, when training ends with a checkpoint; None: never.
+        stop: a file; once it is there, training ends after its step with a checkpoint. Below `out`
+            it is seen by workers on other machines, too. None: never.
         speed: what is used to train fast.
     """
 
@@ -61,10 +69,23 @@ class Setting:
     precision: str = "auto"
     threads: int = 1
     deadline: float | None = None
+    stop: Path | None = None
     speed: Speed = Speed()
 
     def folder(self, job: Job) -> Path:
         return self.out / job.folder
+
+    @property
+    def stopped(self) -> bool:
+        return self.stop is not None and os.path.exists(self.stop)  # which raises nothing
+
+    @property
+    def over(self) -> str | None:
+        """Why no more is trained, or None."""
+        if self.stopped:
+            return "stopped"
+        late = self.deadline is not None and time.time() >= self.deadline
+        return "out of time" if late else None
 
     def load(self, name: str) -> FaceSet:
         """A prepared set; `FileNotFoundError` says how to make it."""
@@ -77,7 +98,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: "recorded", "unfinished" (out of time) or "failed"; `note` is one line."""
+    """How a job ended: "recorded", "unfinished" or "failed"; `note` is one line.
+
+    Unfinished are those that were stopped, ran out of time, or that another process trains.
+    """
 
     job: Job
     state: str
@@ -167,16 +191,24 @@ def run_job(job: Job, setting: Setting) -> Outcome:
     try:
         outcome = _run(job, setting)
     except Exception as error:
-        with suppress(OSError):  # a full disk, perhaps: the line is told in any case
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        return Outcome(job, "failed", reason)
+        if isinstance(error, RunError) and _is_held(folder):
+            return Outcome(job, "unfinished", "another process trains in its folder")
+        return fail(job, setting, error)
     finally:
         torch.set_num_threads(threads)
     if outcome.state == "recorded":  # one that was not begun may fail again
         (folder / ERROR).unlink(missing_ok=True)
     return outcome
+
+
+def fail(job: Job, setting: Setting, error: Exception) -> Outcome:
+    """The outcome of a job that failed, after its traceback was written down."""
+    folder = setting.folder(job)
+    with suppress(OSError):  # a full disk, perhaps: the line is told in any case
+        folder.mkdir(parents=True, exist_ok=True)
+        text = "".join(traceback.format_exception(error))
+        (folder / ERROR).write_text(text, encoding="utf-8")
+    return Outcome(job, "failed", (str(error) or type(error).__name__).splitlines()[0])
 
 
 def load_logits(folder: Path, weights: str, name: str) -> tuple[Tensor, np.ndarray]:
@@ -206,8 +238,8 @@ def _asked(job: Job, setting: Setting) -> dict[str, Any]:
 
 
 def _run(job: Job, setting: Setting) -> Outcome:
-    if setting.deadline and time.time() >= setting.deadline:
-        return Outcome(job, "unfinished", "not begun: out of time")
+    if why := setting.over:
+        return Outcome(job, "unfinished", f"not begun: {why}")
     device = pick_device(setting.device)
     precision = pick_precision(setting.precision, device)
     folder = setting.folder(job)
@@ -219,11 +251,12 @@ def _run(job: Job, setting: Setting) -> Outcome:
     run = Run(faces, job.recipe, folder, device=device, precision=precision, epochs=job.epochs,
               seed=job.seed, resume=True, start=job.start, changes=dict(job.changes),
               speed=setting.speed, **dict(job.options))  # fmt: skip
+    minutes = (setting.deadline - time.time()) / 60 if setting.deadline else None
+    with _watched(run, setting):
+        run.train(progress=False, max_minutes=minutes)  # sees to the files of a finished one, too
     if not run.finished:
-        minutes = (setting.deadline - time.time()) / 60 if setting.deadline else None
-        run.train(progress=False, max_minutes=minutes)
-    if not run.finished:
-        return Outcome(job, "unfinished", f"out of time after epoch {run.epoch}")
+        why = setting.over or "out of time"
+        return Outcome(job, "unfinished", f"{why} after epoch {run.epoch}")
 
     tests = {job.data: (faces.subset("test"), test_rows)}
     for name in job.sets[1:]:
@@ -246,6 +279,37 @@ def _run(job: Job, setting: Setting) -> Outcome:
     record = {**_asked(job, setting), "run": run.record(), "scores": scores}
     write_record(folder / JOB, record)
     return Outcome(job, "recorded", _in_words(record))
+
+
+@contextmanager
+def _watched(run: Run, setting: Setting) -> Iterator[None]:
+    """Stop `run` after its step once `setting.stop` is there; a thread looks, not every step."""
+    done = Event()
+
+    def watch() -> None:
+        while not done.wait(WATCH_SECONDS):
+            if setting.stopped:
+                run.stop("stopped")
+                return
+
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether another process trains in the folder of a job."""
+    if not folder.is_dir():
+        return False
+    try:
+        with lock(folder):
+            return False
+    except (RunError, OSError) as error:
+        return isinstance(error, RunError)
 
 
 def _logits(

@@ -15,6 +15,8 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+STEPS_BETWEEN_TALKS = 16  # to ask the others takes time
+
 
 class Alone:
     """The only process: nothing to share."""
@@ -58,9 +60,15 @@ class Alone:
         """The values of all processes, by rank."""
         return [value]
 
-    def any(self, flag: bool) -> bool:
-        """Whether it is true in any process."""
+    def any(self, flag: bool, step: int) -> bool:
+        """Whether it is true in any process, asked after so many steps of the epoch.
+
+        Several ask each other only after every `STEPS_BETWEEN_TALKS` steps; in between it is False.
+        """
         return flag
+
+    def wait(self) -> None:
+        """Return once all processes have come here."""
 
 
 class Joined(Alone):
@@ -90,8 +98,13 @@ class Joined(Alone):
         torch.distributed.all_gather_object(values, value)
         return values
 
-    def any(self, flag: bool) -> bool:
+    def any(self, flag: bool, step: int) -> bool:
+        if step % STEPS_BETWEEN_TALKS:
+            return False
         return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def wait(self) -> None:
+        self._accelerator.wait_for_everyone()
 
 
 def join(device: torch.device) -> Alone:

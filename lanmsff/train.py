@@ -4,7 +4,8 @@ A run is a folder:
 
     checkpoint.safetensors          everything that is needed to go on (no pickle)
     checkpoint-before.safetensors   the same of the checkpoint before, should the newest be damaged
-    best.safetensors                the weights of the epoch with the lowest validation loss
+    best.safetensors                the weights of the epoch with the lowest validation loss; the
+                                    checkpoint has them too and puts this file right
     last.safetensors                the weights of the last epoch, which the authors score
     record.json                     what was asked, the history, the environment
     run.lock                        locked while a process trains; a killed one leaves no lock
@@ -29,8 +30,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lanmsff import checkpoint
+from lanmsff.asked import RunError, describe
 from lanmsff.augment import resize
-from lanmsff.checkpoint import RunError
 from lanmsff.data import FaceSet
 from lanmsff.device import pick_precision
 from lanmsff.evaluate import predict
@@ -46,9 +47,7 @@ from lanmsff.weights import load_weights, save_weights
 
 BEST, LAST, RECORD = "best.safetensors", "last.safetensors", "record.json"
 NOT_FINITE = "not-finite.json"
-MAX_SEED = 2**32
 CHECKPOINT_SECONDS = 60  # at most this much work is lost; one checkpoint takes about 0.05 s
-STEPS_BETWEEN_TALKS = 16  # several processes ask each other whether to stop only every so often
 
 
 class Run:
@@ -71,8 +70,12 @@ class Run:
 
     Raises:
         RunError: a split is missing, `out` holds a run and `resume` is not set, it holds a run of
-            something else, or results without a checkpoint; or an option that data or recipe set.
+            something else, or results without a checkpoint; or an option that data or recipe set;
+            or the processes do not begin at the same checkpoint.
         ValueError: a setting that cannot be, or `start` is of another network or other classes.
+
+    Attributes:
+        stopped: why `train` ended the last time, where it was stopped, else None.
     """
 
     def __init__(
@@ -92,50 +95,24 @@ class Run:
         processes: Alone = Alone(),
         **model_options: Any,
     ):
-        if twice := {"num_classes", "dropout"} & set(model_options):
-            raise RunError(f"{min(twice)} is no option of a run: the recipe has the dropout, the "
-                           "data the classes")  # fmt: skip
-        if not 0 <= seed < MAX_SEED:
-            raise RunError(f"seed must lie in 0 .. {MAX_SEED - 1}, got {seed}")
         self.out = Path(out)
         self.recipe = pick_recipe(recipe, changes)
         self.epochs = self.recipe.epochs if epochs is None else epochs
-        if not isinstance(self.epochs, int) or self.epochs < 1:
-            raise RunError(f"epochs must be a whole number above 0, got {epochs}")
         self.device = device = torch.device(device)
         self.precision, self.seed = pick_precision(precision, device), seed
         git_commit()  # now, since the tree may change while a long run goes on
         self.speed, self.processes = speed, processes
         self.classes = faces.classes
-        # What a resumed run must have in common with the one that it goes on with; a schedule that
-        # is drawn over all epochs cannot be given more of them later.
-        open_ended = self.recipe.schedule == "plateau"
-        self.asked = {
-            "recipe": recipe,
-            "settings": asdict(self.recipe) | {"epochs": None if open_ended else self.epochs},
-            "seed": seed,
-            "precision": self.precision,
-            "processes": processes.count,
-            "model": {
-                "num_classes": len(faces.classes),
-                "dropout": self.recipe.dropout,
-                **model_options,
-            },
-            "dataset": faces.meta["dataset"],
-            "rule": faces.meta["rule"],
-            "data_sha256": faces.sha256,
-            "counts": faces.meta["counts"],
-        }
+        self.asked = describe(
+            faces, recipe, self.recipe, epochs=self.epochs, seed=seed, precision=self.precision,
+            processes=processes.count, model_options=model_options,
+        )  # fmt: skip
         first = load_weights(start, faces.classes) if start else None
         if first:
             self.asked["start"] = {"weights": Path(start).name, "sha256": first.sha256}
         train, val = faces.subset("train"), faces.subset("val")
         if (changes or {}).get("soft_labels") and soft_labels(train) is None:
             raise RunError("soft_labels: the data has no votes to make them of")
-        for name, split in (("train", train), ("val", val)):
-            if len(split) < processes.count:
-                few = "no faces" if not len(split) else "fewer faces than processes"
-                raise RunError(f"the data has {few} in split '{name}'")
         self._folder = checkpoint.RunFolder(self.out, (BEST, LAST, RECORD))
         found = self._folder.find(self.asked, resume)
         self.learner = Learner(
@@ -155,9 +132,14 @@ class Run:
         self.seconds = 0.0  # spent in this and earlier sittings
         self.sittings: list[dict[str, Any]] = []  # where it was trained, and up to which epoch
         self.stopped: str | None = None
+        self._word: str | None = None  # that of `stop`, for the `train` that runs or comes next
+        self._best: bytes | None = None  # content of BEST
         self._broken_off = False  # inside `train`, so that files and memory may not agree
         if found:
             self._restore(*found)
+        if len(set(processes.gather((self.epoch, self.step, self.seconds)))) > 1:
+            raise RunError(f"{self.out}: the processes do not begin at the same checkpoint; --out "
+                           "must be the same folder for all processes")  # fmt: skip
         self._random = self.learner.random_state()
 
     @property
@@ -186,8 +168,11 @@ class Run:
         return None
 
     def stop(self, reason: str) -> None:
-        """Let `train` end after the current step, with a checkpoint; also from a signal handler."""
-        self.stopped = reason
+        """Let `train` end after the current step, with a checkpoint; also from a signal handler.
+
+        One that is only called later ends at once.
+        """
+        self._word = reason
 
     def train(self, progress: bool = True, max_minutes: float | None = None) -> dict[str, Any]:
         """Run epochs until the recipe is done, or `stop` is called, and return the record.
@@ -202,7 +187,6 @@ class Run:
                 Also where an earlier call was broken off: a new `Run` goes on from the checkpoint.
         """
         progress = progress and self.processes.first
-        self.stopped = None
         self._started = time.monotonic() - self.seconds
         minutes = math.inf if max_minutes is None else max_minutes
         self._deadline = time.monotonic() + 60 * minutes
@@ -215,18 +199,15 @@ class Run:
             if not self.finished:
                 self._sit_down()
             self.learner.set_random_state(self._random)  # whatever was drawn since
-            try:
-                if not self.epoch and not self.step:  # what cannot be written is told now
-                    self._save_checkpoint()
-                while not self.finished and not self._all_stop():
-                    if self._train_epoch(progress):
-                        self._end_epoch(progress)
-            except OSError as error:
-                raise RunError(
-                    f"{self.out}: cannot be written ({error.strerror or error}); the last good "
-                    "checkpoint is kept: make room, then go on with --resume"
-                ) from error
+            if self._best and self.processes.first:
+                self._folder.restore(BEST, self._best)
+            if not self.epoch and not self.step:  # what cannot be written is told now
+                self._save_checkpoint()
+            while not self.finished and not self._all_stop():
+                if self._train_epoch(progress):
+                    self._end_epoch(progress)
             self._broken_off = False
+        self.stopped, self._word = self._word, None
         self._random = self.learner.random_state()
         return self.record()
 
@@ -301,22 +282,16 @@ class Run:
                 if self._all_stop():
                     self._save_checkpoint()
                     return False
-                if self._due(time.monotonic() - saved > CHECKPOINT_SECONDS):
+                if self.processes.any(time.monotonic() - saved > CHECKPOINT_SECONDS, self.step):
                     self._save_checkpoint()
                     saved = time.monotonic()
         return True
 
-    def _due(self, flag: bool) -> bool:
-        """Whether any process raises `flag`; several are asked only now and then."""
-        if self.processes.count > 1 and self.step % STEPS_BETWEEN_TALKS:
-            return False
-        return self.processes.any(flag)
-
     def _all_stop(self) -> bool:
         if time.monotonic() > self._deadline:
             self.stop("the time is up")
-        stop = self._due(self.stopped is not None)
-        if stop and not self.stopped:
+        stop = self.processes.any(self._word is not None, self.step)
+        if stop and not self._word:
             self.stop("another process was stopped")
         return stop
 
@@ -356,6 +331,7 @@ class Run:
             origin["commit"] = git_commit()
             if self.best is epoch:
                 save_weights(self.learner.scored_model, self.out / BEST, self.classes, origin)
+                self._best = (self.out / BEST).read_bytes()
             save_weights(self.learner.scored_model, self.out / LAST, self.classes, origin)
             # before the checkpoint, after which a finished run is not taken up again
             write_record(self.out / RECORD, self.record())
@@ -398,11 +374,15 @@ class Run:
             "faces": faces,  # rows of the training split
             "names": [str(self.names[face]) for face in faces],
         }
-        if self.processes.first:
-            write_record(self.out / NOT_FINITE, batch)
+        listed = f"its images are listed in {NOT_FINITE}"
+        try:
+            if self.processes.first:
+                write_record(self.out / NOT_FINITE, batch)
+        except OSError as error:  # a full disk, perhaps: this is told in any case
+            listed = f"{NOT_FINITE}, its images, cannot be written ({error.strerror or error})"
         return RunError(
-            f"{self.out}: {what} in epoch {self.epoch + 1}, step {step + 1}; its images are listed "
-            f"in {NOT_FINITE}, the last good checkpoint is kept"
+            f"{self.out}: {what} in epoch {self.epoch + 1}, step {step + 1}; {listed}, the last "
+            "good checkpoint is kept"
         )
 
     def _clock(self) -> float:
@@ -417,6 +397,8 @@ class Run:
         tensors = self.learner.tensors() | {"tally": self.processes.sum(self.tally)}
         for rank, states in enumerate(self.processes.gather(self.learner.random_state())):
             tensors |= checkpoint.named(f"random.{rank}", states)
+        if self._best:
+            tensors["best"] = torch.frombuffer(bytearray(self._best), dtype=torch.uint8)
         self.sittings[-1]["epochs"] = self.epoch + self.step / self.steps
         header = {
             "asked": self.asked,
@@ -434,7 +416,9 @@ class Run:
         self.learner.schedule.load_state_dict(header["schedule"])
         self.history, self.step = header["history"], header["step"]
         self.seconds = header["seconds"]
-        self.sittings = header.get("sittings", [])
+        self.sittings = header["sittings"]
+        if self.best:
+            self._best = tensors["best"].numpy().tobytes()
         if self.processes.first:  # the others' shares are in it
             self.tally.copy_(tensors["tally"])
         self.learner.set_random_state(checkpoint.part(f"random.{self.processes.rank}", tensors))

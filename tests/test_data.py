@@ -1,7 +1,10 @@
 """FaceSet: what goes in comes out, and what is off is refused with its reason."""
 
+import errno
 import json
 import os
+import stat
+from contextlib import nullcontext
 from zipfile import ZipFile
 
 import numpy as np
@@ -249,6 +252,48 @@ def test_a_negative_share_is_no_distribution():
     target = np.tile(np.float32([1.5, -0.5, 0]), (6, 1))
     with pytest.raises(DataError, match="is not a distribution"):
         faces(labels=np.zeros(6, np.int64), target=target)
+
+
+def test_a_write_is_on_the_disk_before_it_is_in_its_place(tmp_path, monkeypatch):
+    """Else a power failure could leave the new name with no content, or undo the move."""
+    done, fsync, move = [], os.fsync, os.replace
+
+    def flushed(descriptor):
+        fsync(descriptor)
+        there = os.fstat(descriptor)
+        done.append(next(p for p in ("folder", *os.listdir("folder")) if os.path.samestat(
+            there, os.stat(p if p == "folder" else f"folder/{p}"))))  # fmt: skip
+
+    def moved(*paths):
+        move(*paths)
+        done.append("moved")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", moved)
+    with replacing("folder/file") as aside:
+        aside.write_text("new")
+    assert done == [aside.name, "moved", "folder"][: 3 if os.name == "posix" else 2]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_disk_that_does_not_take_what_was_written(kind, tmp_path, monkeypatch):
+    """A file must be on it; not every file system can say so of a folder."""
+    fsync = os.fsync
+
+    def failing(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == (kind == "folder"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    path = tmp_path / "file"
+    path.write_text("old")
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match="file") if kind == "file" else nullcontext():
+        with replacing(path) as aside:
+            aside.write_text("new")
+    assert path.read_text() == ("old" if kind == "file" else "new")
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_write_takes_the_place_of_what_was_there(tmp_path):

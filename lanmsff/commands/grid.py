@@ -1,14 +1,17 @@
 """`python -m lanmsff grid`: the jobs of an experiment, several at a time, and its record.
 
-Exit status: 0 when all of them are done, 1 when one failed, 75 when only the time was up.
+Exit status: 0 when all of them are done, 1 when one failed, 75 when some are only unfinished (by
+Ctrl-C, SIGTERM or `--max-minutes`, or another process trains them) and the same command goes on.
 """
 
 import argparse
 import time
 from pathlib import Path
+from uuid import uuid4
 
 from lanmsff.commands.arguments import add_device, add_without, duration, positive, speed
 from lanmsff.commands.train import STOPPED
+from lanmsff.console import stopping
 from lanmsff.experiments import EXPERIMENTS, pick_experiment, select_jobs
 
 
@@ -16,7 +19,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "grid",
         help="run an experiment: trainings over seeds, folds and variants, and their record",
-        description="Experiments: " + ", ".join(EXPERIMENTS) + ". See results/README.md.",
+        description="Experiments: " + ", ".join(EXPERIMENTS) + ". See results/README.md. Ctrl-C, "
+        "SIGTERM and --max-minutes end all trainings after a step, with checkpoints, and the same "
+        "command goes on; a second Ctrl-C ends at once.",
         epilog=f"Exit status: 0 all done, 1 a job failed, 2 an error, {STOPPED} to be gone on with.",
     )
     parser.add_argument("experiment", metavar="NAME", help="of an experiment")
@@ -67,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.device,
         arguments.precision,
         deadline=time.time() + 60 * limit if limit is not None else None,
+        stop=arguments.out.resolve() / f".stop-{uuid4().hex}",
         speed=speed(arguments),
     )
     cut = f"-{arguments.epochs}epochs" if arguments.epochs else ""
@@ -91,19 +97,25 @@ def run(arguments: argparse.Namespace) -> int:
     if workers is None and not arguments.scheduler:
         workers = 1 if pick_device(arguments.device).type == "cuda" else joblib.cpu_count()
 
+    def stop() -> None:
+        setting.out.mkdir(parents=True, exist_ok=True)
+        setting.stop.touch()
+
     ended = []
-    with tqdm(total=len(jobs), unit=" job", desc=arguments.experiment) as bar:
+    with stopping(stop), tqdm(total=len(jobs), unit=" job", desc=arguments.experiment) as bar:
         for outcome in run_grid(jobs, setting, min(workers or 1, len(jobs)), arguments.scheduler):
             tqdm.write(f"{outcome.state:10} {outcome.job}: {outcome.note}")
             ended.append(outcome.state)
             bar.update()
+    # after a second signal it stays, for what still runs on a cluster
+    setting.stop.unlink(missing_ok=True)
 
     if "recorded" in ended:
         print(update_record(path, arguments.experiment, experiment, setting, arguments.epochs))
-    if "unfinished" in ended:
-        print("the time is up; the same command goes on")
+    if unfinished := ended.count("unfinished"):
+        print(f"{unfinished} unfinished; the same command goes on")
     if failed := ended.count("failed"):
         print(f"{failed} failed; each has its traceback in error.txt in its folder in "
               f"{arguments.out}")
         return 1
-    return STOPPED if "unfinished" in ended else 0
+    return STOPPED if unfinished else 0

@@ -116,6 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{arguments.out}: {text}", flush=True)
 
     if training.finished:
+        training.train()  # sees to the files
         say(f"nothing left to do ({training.finished})")
         return 0
     def stop(number: int, _) -> None:
@@ -133,7 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"stopped ({training.stopped}) in epoch {training.epoch + 1}, after step "
             f"{training.step} of {training.steps}; the same command with --resume goes on"
         )
-        processes.any(True)  # when one is gone torchrun ends the others: not before the word is out
+        processes.wait()  # when one is gone torchrun ends the others: not before the word is out
         return STOPPED
     best = training.best
     say(

@@ -1,13 +1,14 @@
-"""A data folder of made-up faces, settings of jobs on them, and one thread for all tests here."""
+"""A data folder of made-up faces, settings of jobs on them, a cluster, and one thread for all."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from toy_grid import TOY
+from toy_grid import BROKEN, TOY
 
-from lanmsff.experiments import select_jobs
+from lanmsff.__main__ import main
+from lanmsff.experiments import EXPERIMENTS, select_jobs
 from lanmsff.grid import hashes
 from lanmsff.jobs import Setting, run_job
 
@@ -32,6 +33,32 @@ def toys(toy_faces, tmp_path_factory):
 def setting(toys, tmp_path):
     setting = Setting(tmp_path / "runs", toys, {}, device="cpu", precision="float32")
     return replace(setting, hashes=hashes(TOY, setting))
+
+
+@pytest.fixture
+def cluster():
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def command(toys, tmp_path, monkeypatch, capsys):
+    """`command("--only ...")` gives (status, output, errors) of a grid over TOY."""
+    monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
+    monkeypatch.setitem(EXPERIMENTS, "broken", BROKEN)
+
+    def run(words: str, name="toy", out=tmp_path / "runs"):
+        where = ["--data-dir", toys, "--out", out, "--results", tmp_path / "results"]
+        where += ["--device", "cpu", "--precision", "float32", "--epochs", "1", "--jobs", "1"]
+        status = main(["grid", name, *map(str, where), *words.split()])
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    run.results = tmp_path / "results"
+    return run
 
 
 @pytest.fixture(autouse=True, scope="module")

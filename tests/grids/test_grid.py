@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -56,33 +57,58 @@ def test_nothing_is_lost_with_a_process(undisturbed, setting):
     assert all(figures(job, setting) == figures(job, undisturbed) for job in jobs)
 
 
-def test_processes_that_die_again_and_again_are_told(setting, monkeypatch):
-    """Nothing that was done is asked for again, and the rest is reported in the end."""
-    jobs, asked = select_jobs(TOY, epochs=1), []
-
-    def parallel(**_):
-        def run(tasks):
-            asked.append([job for _, (job, _), _ in tasks])
-            if len(asked) == 1:
-                yield Outcome(jobs[0], "recorded", "")
-            raise grid_module.BrokenProcessPool
-
-        return run
-
-    monkeypatch.setattr(grid_module.joblib, "Parallel", parallel)
-    outcomes = {outcome.job: outcome for outcome in run_grid(jobs, setting, workers=2)}
-    assert asked == [jobs, jobs[1:], jobs[1:]]
-    assert [outcomes[job].state for job in jobs] == ["recorded", *["failed"] * 3]
-    assert "killed again and again" in outcomes[jobs[1]].note
-
-
 @pytest.fixture
-def cluster():
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
-    ) as cluster:
-        yield cluster
+def killer(monkeypatch, tmp_path):
+    """Jobs, of which the first kills its process whenever it is run; and the list of those begun.
+
+    The others find nothing.
+    """
+    jobs, begun = select_jobs(TOY, epochs=1), tmp_path / "begun"
+    begun.touch()
+
+    def run(job, setting):
+        with open(begun, "a") as file:
+            file.write(f"{job}\n")
+        if job == jobs[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Outcome(job, "recorded", "")
+
+    monkeypatch.setattr(grid_module, "run_job", run)
+    return jobs, lambda: begun.read_text().splitlines()
+
+
+def test_a_job_that_kills_its_process_fails_alone(setting, killer):
+    jobs, begun = killer
+    outcomes = {outcome.job: outcome for outcome in run_grid(jobs, setting, workers=2)}
+    assert [outcomes[job].state for job in jobs] == ["failed", *["recorded"] * 3]
+    assert sorted(begun()) == sorted(map(str, [jobs[0], jobs[0], *jobs]))
+    assert outcomes[jobs[0]].note == "its process was killed again and again; out of memory?"
+    assert outcomes[jobs[0]].note in (setting.folder(jobs[0]) / "error.txt").read_text()
+
+
+def test_a_job_that_kills_its_worker_of_a_cluster_fails_alone(setting, killer):
+    """One worker, so that Dask blames a job that waits behind the one that kills it."""
+    dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
+    (jobs, begun), outcomes = killer, {}
+
+    def run(address):
+        for outcome in run_grid(jobs, setting, scheduler=address):
+            outcomes[outcome.job] = outcome
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+        ) as cluster,
+    ):
+        thread = Thread(target=run, args=[cluster.scheduler_address], daemon=True)
+        thread.start()
+        thread.join(timeout=300)
+        assert not thread.is_alive()
+    assert [outcomes[job].state for job in jobs] == ["failed", *["recorded"] * 3]
+    assert begun().count(str(jobs[0])) == 4  # two deaths, and two when it is alone
+    assert outcomes[jobs[0]].note == "its process was killed again and again; out of memory?"
+    assert "KilledWorker" in (setting.folder(jobs[0]) / "error.txt").read_text()
 
 
 def test_nothing_is_lost_with_a_worker_of_a_cluster(undisturbed, setting, cluster):
@@ -110,23 +136,6 @@ def test_workers_with_several_threads_are_refused(setting, monkeypatch):
 
 
 # --- the command
-
-
-@pytest.fixture
-def command(toys, tmp_path, monkeypatch, capsys):
-    """`command("--only ...")` gives (status, output, errors) of a grid over TOY."""
-    monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
-    monkeypatch.setitem(EXPERIMENTS, "broken", BROKEN)
-
-    def run(words: str, name="toy", out=tmp_path / "runs"):
-        where = ["--data-dir", toys, "--out", out, "--results", tmp_path / "results"]
-        where += ["--device", "cpu", "--precision", "float32", "--epochs", "1", "--jobs", "1"]
-        status = main(["grid", name, *map(str, where), *words.split()])
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    run.results = tmp_path / "results"
-    return run
 
 
 def test_the_command_writes_the_record_of_the_experiment(command, undisturbed):
@@ -199,7 +208,7 @@ def test_a_failed_job_shows_in_the_status(command):
 def test_a_grid_that_is_out_of_time_says_how_it_goes_on(command):
     status, output, _ = command("--max-minutes 0")
     assert status == 75
-    assert output.count("unfinished ") == 4 and "the same command goes on" in output
+    assert output.count("unfinished ") == 4 and "4 unfinished; the same command goes on" in output
     assert not command.results.exists()
 
 

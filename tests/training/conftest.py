@@ -71,6 +71,8 @@ def differences():
         for name in ("checkpoint.safetensors", "best.safetensors", "last.safetensors"):
             tensors, others = load_file(a / name), load_file(b / name)
             assert tensors.keys() == others.keys()
+            for each in (tensors, others):  # bytes of the best file, whose header has the commit
+                each.pop("best", None)
             found += [f"{name}: {k}" for k in tensors if not torch.equal(tensors[k], others[k])]
         histories = [_figures(read_record(run / "record.json")["history"]) for run in (a, b)]
         return found + ["history"] * (histories[0] != histories[1])

@@ -1,6 +1,7 @@
 """Training in several processes: what each gets, and that together they are one."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,7 @@ def test_without_torchrun_a_process_is_alone(monkeypatch):
     assert type(process) is Alone and process.first and process.count == 1
     figures = torch.ones(2)
     assert process.sum(figures) is figures and process.gather("x") == ["x"]
-    assert process.any(True) and not process.any(False)
+    assert process.any(True, 1) and not process.any(False, 0)
 
 
 def test_training_imports_only_what_it_uses():
@@ -80,17 +81,29 @@ GLOO = pytest.mark.skipif(
 )
 
 
-def torchrun(folder, *words, status=0):
-    """Run two processes of `words` in `folder`. Gives what they print."""
+def agent(folder, *words):
+    """Begin `torchrun` of those words in `folder`."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         *words],
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *words],
         cwd=folder, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert done.returncode == status, done.stderr
-    return done.stdout
+
+
+def ended(agent, status=0):
+    """What the processes of an agent print, on stdout and on stderr, once they have ended."""
+    try:
+        output, errors = agent.communicate(timeout=300)
+    finally:
+        agent.kill()
+    assert agent.returncode == status, errors
+    return output, errors
+
+
+def torchrun(folder, *words, status=0):
+    """Run two processes of `words` in `folder`. Gives what they print on stdout and on stderr."""
+    return ended(agent(folder, "--standalone", "--nproc-per-node", "2", *words), status)
 
 
 TWO_STEPS = """
@@ -156,10 +169,10 @@ def test_two_processes_train_like_one_with_the_doubled_batch(start, toy_faces, t
     words = ["-m", "lanmsff", "train", "--data", "toy.npz", "--out", "two", "--recipe", "paper"]
     words += ["--device", "cpu", "--precision", "float32"]
     words += [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
-    stopped = torchrun(tmp_path, *words, "--epochs", "1", "--max-minutes", "0", status=1)
+    stopped, _ = torchrun(tmp_path, *words, "--epochs", "1", "--max-minutes", "0", status=1)
     assert stopped.count("the same command with --resume goes on") == 1
     for more in (["--epochs", "1", "--resume"], ["--epochs", "2", "--resume"]):
-        assert torchrun(tmp_path, *words, *more).count("epochs done") == 1  # one of them speaks
+        assert torchrun(tmp_path, *words, *more)[0].count("epochs done") == 1  # one of them speaks
     one = start(faces, tmp_path / "one", "paper", changes=changes | {"batch_size": 8})
     assert [len(batch) for batch in one.learner.batches(0)] == [8, 8, 3]
     one.train(progress=False)
@@ -173,3 +186,58 @@ def test_two_processes_train_like_one_with_the_doubled_batch(start, toy_faces, t
     assert read_record(two / "record.json")["asked"]["processes"] == 2
     with pytest.raises(RunError, match="this run has processes 2, asked is 1"):
         start(faces, two, "paper", changes=changes, resume=True)
+
+
+DISTURBED = """
+import os, signal, sys
+from lanmsff.__main__ import main
+from lanmsff.train import Run
+
+how, rank = sys.argv.pop(1), os.environ["RANK"]
+step = Run.train_step
+
+def signalled(self, items):
+    step(self, items)
+    if rank == "1" and self.step == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+if how == "signalled":
+    Run.train_step = signalled
+if how == "apart" and rank == "1":
+    sys.argv[sys.argv.index("--out") + 1] += "-of-another"
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@GLOO
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="sends POSIX signals")
+def test_two_processes_stopped_and_resumed_end_like_two_machines(toy_faces, tmp_path, differences):
+    """To the bit, with dropout, which each draws for itself, from within an epoch.
+
+    One of them has a signal, and at the next of their talks, after 16 steps, both stop. The two
+    undisturbed ones are of two agents, as on two machines. In between, one does not see the run.
+    """
+    toy_faces(train=36).save(tmp_path / "toy.npz")
+    (tmp_path / "disturbed.py").write_text(DISTURBED)
+    words = ["train", "--data", "toy.npz", "--set", "batch_size=1", "--set", "augmentation=online",
+             "--epochs", "2", "--device", "cpu", "--precision", "float32", "--out"]  # fmt: skip
+    stopped, _ = torchrun(tmp_path, "disturbed.py", "signalled", *words, "run", status=1)
+    assert "stopped (another process was stopped) in epoch 1, after step 16 of 18" in stopped
+    _, errors = torchrun(tmp_path, "disturbed.py", "apart", *words, "run", "--resume", status=1)
+    for out in ("run", "run-of-another"):
+        assert f"error: {out}: the processes do not begin at the same checkpoint; --out" in errors
+    torchrun(tmp_path, "-m", "lanmsff", *words, "run", "--resume")
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    where = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1",
+             "--master-port", port]  # fmt: skip
+    agents = [
+        agent(tmp_path, *where, "--node-rank", rank, "-m", "lanmsff", *words, "undisturbed")
+        for rank in "01"
+    ]
+    said = [ended(each)[0].count("epochs done") for each in agents]
+    assert said == [1, 0]
+    assert read_record(tmp_path / "run" / "record.json")["asked"]["settings"]["dropout"] > 0
+    assert differences(tmp_path / "run", tmp_path / "undisturbed") == []

@@ -1,5 +1,6 @@
 """A run that is killed at any moment and resumed ends like one that was not, to the bit."""
 
+import errno
 import itertools
 import os
 import shutil
@@ -12,9 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lanmsff import train
+from lanmsff import checkpoint, train
+from lanmsff.__main__ import main
 from lanmsff.checkpoint import BEFORE, NEWEST, read_checkpoint, write_checkpoint
 from lanmsff.train import RunError
+from lanmsff.weights import load_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -208,6 +211,77 @@ def test_a_finished_run_has_nothing_left_to_do(undisturbed, toy_faces, start):
     assert {path: path.read_bytes() for path in run.out.iterdir()} == before
 
 
+@pytest.fixture
+def copied(undisturbed, tmp_path):
+    """The folder of a finished run, to be spoiled."""
+    return Path(shutil.copytree(undisturbed().out, tmp_path / "copied"))
+
+
+# --- the best weights, which the checkpoint has as well
+
+
+@pytest.mark.parametrize("harm", ["missing", "of another epoch", "cut"])
+def test_the_best_file_is_put_right(harm, copied, toy_faces, start, tmp_path, capsys):
+    """Even where nothing else is left to do."""
+    best = copied / "best.safetensors"
+    whole = best.read_bytes()
+    assert load_file(copied / NEWEST)["best"].numpy().tobytes() == whole
+    spoil = {
+        "missing": best.unlink,
+        "of another epoch": lambda: save_file(load_file(copied / "last.safetensors"), best),
+        "cut": lambda: best.write_bytes(whole[:-10]),
+    }
+    spoil[harm]()
+    run = start(toy_faces(), copied, resume=True)
+    assert not best.exists() or best.read_bytes() != whole  # one that only looks writes nothing
+    run.train(progress=False)
+    assert best.read_bytes() == whole
+    best.unlink()
+    toy_faces().save(tmp_path / "toy.npz")
+    words = "train --data {0}/toy.npz --recipe tiny --epochs 2 --out {1} --resume".format(
+        tmp_path, copied)  # fmt: skip
+    assert main([*words.split(), "--device", "cpu", "--precision", "float32"]) == 0
+    assert "nothing left to do (2 epochs done)" in capsys.readouterr().out
+    assert best.read_bytes() == whole
+
+
+def test_the_best_file_is_not_of_an_epoch_that_was_cut_off(toy_faces, tmp_path, start, monkeypatch):
+    """The best epoch is lost to a full disk, and a worse one comes in its place.
+
+    So it can be where rounding is another when the epoch is done again, as on another machine.
+    """
+    run = start(toy_faces(), tmp_path / "run", epochs=1)
+    run.train(progress=False)
+    write = Path.write_bytes
+
+    def full(path, content):
+        if "checkpoint" in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    def answers(right):
+        logits = right * torch.nn.functional.one_hot(run.val_labels, 3).float()
+        monkeypatch.setattr(train, "predict", lambda *_, **__: logits)
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="cannot be written"):
+        patch.setattr(Path, "write_bytes", full)
+        answers(right=9)
+        start(toy_faces(), run.out, resume=True).train(progress=False)
+    assert load_weights(run.out).info["epoch"] == 2
+    answers(right=-9)
+    record = start(toy_faces(), run.out, resume=True).train(progress=False)
+    assert record["epochs"] == 2 and record["best"] == run.history[0]
+    assert load_weights(run.out).info["epoch"] == 1
+
+
+def test_a_checkpoint_of_another_version(copied, toy_faces, start, monkeypatch):
+    before = {path: path.read_bytes() for path in copied.iterdir()}
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+    with pytest.raises(RunError, match="copied: the checkpoint is of another version of this pack"):
+        start(toy_faces(), copied, resume=True)
+    assert {path: path.read_bytes() for path in copied.iterdir()} == before
+
+
 # --- two checkpoints
 
 
@@ -224,12 +298,6 @@ SPOIL = {
     "header no JSON": lambda path: save_file({"x": torch.ones(1)}, path, metadata={"run": "{"}),
     "other header": other_header,
 }
-
-
-@pytest.fixture
-def copied(undisturbed, tmp_path):
-    """The folder of a finished run, to be spoiled."""
-    return Path(shutil.copytree(undisturbed().out, tmp_path / "copied"))
 
 
 @pytest.mark.parametrize("spoil", SPOIL.values(), ids=SPOIL)

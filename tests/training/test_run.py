@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import zipfile
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from lanmsff import LANMSFF
+from lanmsff.__main__ import main
 from lanmsff.evaluate import Predictor, predict
 from lanmsff.recipes import RECIPES
 from lanmsff.results import read_record
@@ -154,6 +156,32 @@ def test_another_seed_gives_another_run(undisturbed, toy_faces, tmp_path, start)
 def test_a_seed_that_cannot_be(seed, toy_faces, tmp_path, start):
     with pytest.raises(RunError, match=f"seed .*{seed}"):
         start(toy_faces(), tmp_path / "run", seed=seed)
+
+
+@pytest.fixture
+def as_before(monkeypatch):
+    """What `be_deterministic` sets, for the whole process, is taken back."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that the deletion is taken back, too
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    yield
+    torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+
+def test_deterministic_is_for_the_run_and_in_its_record(toy_faces, tmp_path, as_before):
+    """What has no deterministic form is done all the same, with a warning."""
+    toy_faces().save(tmp_path / "toy.npz")
+    words = f"train --data {tmp_path}/toy.npz --recipe tiny --epochs 1 --device cpu --out".split()
+    for name, flags in (("plain", []), ("strict", ["--deterministic"])):
+        assert torch.are_deterministic_algorithms_enabled() is False
+        assert main([*words, str(tmp_path / name), "--precision", "float32", *flags]) == 0
+        record = read_record(tmp_path / name / "record.json")
+        assert record["deterministic"] is bool(flags)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    with pytest.warns(UserWarning, match="put_ does not have a deterministic implementation"):
+        torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
 
 
 # --- our own recipe

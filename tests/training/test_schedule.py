@@ -122,6 +122,13 @@ def on_losses(toy_faces, tmp_path, monkeypatch):
     return run
 
 
+@pytest.fixture
+def quick_files(monkeypatch):
+    """Nothing of use is written, which takes most of the time of so many epochs."""
+    monkeypatch.setattr(train, "save_weights", lambda _, path, *__: path.write_bytes(b"weights"))
+    monkeypatch.setattr(train, "write_record", lambda *_: None)
+
+
 rng = np.random.default_rng(0)
 LOSSES = {
     "never better": [1.0] * 100,
@@ -138,9 +145,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_plateau_and_early_stopping_are_keras(name, on_losses, monkeypatch):
-    for function in ("save_weights", "write_record"):
-        monkeypatch.setattr(train, function, lambda *_: None)
+def test_plateau_and_early_stopping_are_keras(name, on_losses, quick_files, monkeypatch):
     monkeypatch.setattr(Run, "_save_checkpoint", lambda _: None)
     run = on_losses(LOSSES[name])
     rates = [epoch["learning_rate"] for epoch in run.history]
@@ -155,10 +160,8 @@ def test_nine_epochs_on_a_plateau_and_fourteen_in_all(on_losses):
     assert run.best["epoch"] == 1
 
 
-def test_the_callbacks_survive_a_resume(on_losses, monkeypatch):
+def test_the_callbacks_survive_a_resume(on_losses, quick_files):
     """Stopped by --epochs in the middle of a plateau, then told to go on."""
-    for function in ("save_weights", "write_record"):
-        monkeypatch.setattr(train, function, lambda *_: None)
     losses = LOSSES["just in time"]
     assert on_losses(losses, epochs=17).epoch == 17
     run = on_losses(losses, resume=True)

@@ -111,6 +111,16 @@ def test_stopped_in_the_last_step_of_an_epoch(
     assert run.finished and differences(run.out, undisturbed().out) == []
 
 
+def test_a_word_that_comes_before_training(start, undisturbed, toy_faces, tmp_path, differences):
+    """As a signal does that comes right after its handler is there."""
+    run = start(toy_faces(), tmp_path / "run")
+    run.stop("a word")
+    run.train(progress=False)
+    assert (run.stopped, run.epoch, run.step, run.finished) == ("a word", 0, 0, None)
+    run.train(progress=False)
+    assert run.stopped is None and run.finished and differences(run.out, undisturbed().out) == []
+
+
 def test_the_time_is_up(start, toy_faces, tmp_path, capsys, monkeypatch):
     run = start(toy_faces(), tmp_path / "run")
     run.train(progress=False, max_minutes=1e-9)
@@ -318,6 +328,27 @@ def test_broken_weights_keep_the_last_good_checkpoint(
     resumed = start(toy_faces(), tmp_path / "run", resume=True)
     resumed.train(progress=False)
     assert differences(resumed.out, undisturbed().out) == []
+
+
+def test_a_loss_that_is_not_a_number_on_a_full_disk(toy_faces, tmp_path, monkeypatch, start):
+    """The loss is told, not the disk alone."""
+    run = start(toy_faces(), tmp_path / "run")
+    learn = run.learner.learn
+    monkeypatch.setattr(run.learner, "learn", lambda *step: learn(*step) * float("nan"))
+    write = train.write_record
+
+    def full(path, record):
+        if path.name == "not-finite.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, record)
+
+    monkeypatch.setattr(train, "write_record", full)
+    with pytest.raises(RunError) as told:
+        run.train(progress=False)
+    assert str(told.value) == (
+        f"{run.out}: the loss is nan in epoch 1, step 1; not-finite.json, its images, cannot be "
+        "written (No space left on device), the last good checkpoint is kept"
+    )
 
 
 def test_a_validation_loss_that_is_not_a_number(toy_faces, tmp_path, monkeypatch, start):
