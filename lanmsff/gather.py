@@ -28,7 +28,6 @@ from lanmsff.weights import load_weights
 
 _HISTORY = ("learning_rate", "loss", "accuracy", "val_loss", "val_accuracy")
 _DIGITS = 5  # significant, of the curves in a record
-_QUESTION = ("experiment", "recipe", "settings", "start", "data")  # the same in what is joined
 
 
 def update_record(
@@ -94,19 +93,9 @@ def held(
     tests = [test for arm in before.get("arms", {}).values() for test in arm["tests"].values()]
     if not set(before["jobs"]) <= set(known) or not all("correct" in test for test in tests):
         return set()  # others could not be joined with it
-    asked = {
-        "recipe": experiment.recipe,
-        "settings": json.loads(json.dumps(_settings(experiment, epochs))),  # no tuples
-        "start": load_weights(experiment.start).sha256 if experiment.start else None,
-        "data": {key: setting.hashes[key] for key in experiment.sets},
-    }
-    found = {
-        "recipe": before.get("recipe"),
-        "settings": before.get("settings"),
-        "start": (before.get("start") or {}).get("sha256"),
-        "data": {key: of["sha256"] for key, of in before.get("data", {}).items()},
-    }
-    if found != asked:
+    sets = {key: setting.load(key) for key in experiment.sets}
+    question = _question(name, experiment, sets, epochs)
+    if any(before.get(key) != value for key, value in question.items()):
         return set()
     done = {known[text] for text in before["jobs"]}
     return {job for job in done if job.fold is None
@@ -144,17 +133,10 @@ def gather(
     sittings = [sitting for record in done.values()
                 for sitting in (*record["run"].get("earlier", ()), record["run"])]
     return {
-        "experiment": name,
+        **_question(name, experiment, sets, epochs),
         "reason": experiment.reason,
         "jobs_done": len(done),
         "jobs_all": len(set(jobs)),
-        "recipe": experiment.recipe,
-        "start": experiment.start and {"weights": experiment.start,
-                                       "sha256": next(iter(done.values()))["start"]},
-        "settings": _settings(experiment, epochs),
-        "data": {key: {**{field: faces.meta[field] for field in ("dataset", "rule", "classes")},
-                       "sha256": setting.hashes[key], "people_known": faces.subject is not None}
-                 for key, faces in sets.items()},
         "environments": _each_once([sitting["environment"] for sitting in sittings]),
         "arms": _compare(experiment, answers, {str(job) for job in done}, epochs),
         "jobs": {str(job): _job_in_short(record, weights) for job, record in done.items()},
@@ -175,8 +157,9 @@ def join(
             network is right on which face, or the folds of one seed are divided between them.
     """
     one, other = (json.loads(json.dumps(record)) for record in (one, other))  # no tuples
-    for key in _QUESTION:
-        if one.get(key) != other[key]:
+    sets = {key: setting.load(key) for key in experiment.sets}
+    for key, value in _question(other["experiment"], experiment, sets, epochs).items():
+        if one.get(key) != value:
             raise ValueError(f"it has not the same {key}")
     if gone := set(one["arms"]) - set(experiment.arms):
         raise ValueError(f"it has {min(gone)}, which is no longer compared")
@@ -203,8 +186,25 @@ def join(
     }
 
 
-def _settings(experiment: Experiment, epochs: int | None) -> dict[str, Any]:
-    return asdict(pick_recipe(experiment.recipe)) | ({"epochs": epochs} if epochs else {})
+def _question(
+    name: str, experiment: Experiment, sets: Mapping[str, FaceSet], epochs: int | None
+) -> dict[str, Any]:
+    """The part of a record that is the same in all that can be joined with it.
+
+    Args:
+        sets: the prepared sets that its jobs read.
+    """
+    question = {
+        "experiment": name,
+        "recipe": experiment.recipe,
+        "start": experiment.start and {"weights": experiment.start,
+                                       "sha256": load_weights(experiment.start).sha256},
+        "settings": asdict(pick_recipe(experiment.recipe)) | ({"epochs": epochs} if epochs else {}),
+        "data": {key: {**{field: faces.meta[field] for field in ("dataset", "rule", "classes")},
+                       "sha256": faces.sha256, "people_known": faces.subject is not None}
+                 for key, faces in sets.items()},
+    }  # fmt: skip
+    return json.loads(json.dumps(question))  # lists, as in a file, no tuples
 
 
 def _compare(
