@@ -7,6 +7,7 @@ whatever else the machine does meets both, and a ratio is a median over the turn
 
 from __future__ import annotations
 
+import gc
 import statistics
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from lanmsff.cost import memory_traffic
 from lanmsff.data import FaceSet
 from lanmsff.evaluate import Predictor
 from lanmsff.folding import folded
-from lanmsff.memory import kept_memory
+from lanmsff.memory import kept_memory, return_free_memory
 from lanmsff.model import LANMSFF
 from lanmsff.results import environment
 from lanmsff.step import CapturedStep, Speed, can_keep_memory
@@ -366,8 +367,14 @@ def _seconds(work: Work, repeats: int, device: torch.device) -> float:
 
 
 def _peak_memory(work: Work, device: torch.device) -> float | None:
-    """MB in use at most during a call, of the device or of this process; None if nobody counts."""
+    """MB in use at most during a call, of the device or of this process; None if nobody counts.
+
+    What was freed before is returned first, or the peak of a small batch would be what the process
+    still holds of a larger one.
+    """
     call = work.uncaptured or work.call
+    gc.collect()
+    return_free_memory()
     with work.turn():
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)

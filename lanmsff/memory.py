@@ -39,6 +39,12 @@ def kept_memory(wanted: bool) -> Iterator[None]:
         _leave()
 
 
+def return_free_memory() -> None:
+    """Give the kernel all memory that this process has freed, where the C library is glibc."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _enter() -> None:
     global _wanted_by
     with _lock:
@@ -58,4 +64,4 @@ def _leave() -> None:
             glibc.mallopt(M_MMAP_MAX, MMAPS)
             glibc.mallopt(M_MMAP_THRESHOLD, LARGEST)
             glibc.mallopt(M_TRIM_THRESHOLD, 2 * LARGEST)
-            glibc.malloc_trim(0)
+            return_free_memory()

@@ -17,7 +17,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE",
-        help="write the record there; into a folder as DEVICE.json",
+        help="write the record there; into a folder under the name of the device",
     )  # fmt: skip
     parser.add_argument(
         "--seconds", type=duration, default=90.0,
@@ -41,10 +41,16 @@ def run(arguments: argparse.Namespace) -> None:
         print(line)
     if path:
         if path.is_dir():
-            name = re.sub(r"[^a-z0-9]+", "-", record["environment"]["device"].lower()).strip("-")
-            path = path / f"{name}.json"
+            path = path / f"{file_name(record['environment'])}.json"
         write_record(path, record)
         print(path)
+
+
+def file_name(about: dict[str, Any]) -> str:
+    """A name for the record of a device, from its environment: "cpu-x86-64-2-cores-amd-epyc"."""
+    processor = about.get("processor", "").partition(":")[0]  # what comes then are instructions
+    words = f"{about['device']} {processor}".lower()
+    return re.sub(r"[^a-z0-9]+", "-", words).strip("-")
 
 
 def table(record: dict[str, Any]) -> list[str]:
