@@ -1,10 +1,13 @@
 """Recipes as data: what can be changed, and the schedule of our own."""
 
+import inspect
+import re
 from dataclasses import fields, replace
 
 import pytest
 import torch
 
+from lanmsff import recipes
 from lanmsff.model import LANMSFF
 from lanmsff.recipes import RECIPES, Recipe, pick_recipe
 from lanmsff.step import make_optimizer
@@ -27,6 +30,16 @@ def test_every_default_leaves_an_ingredient_out():
     plain = Recipe(augmentation="views", epochs=1, batch_size=1, learning_rate=1.0)
     for ingredient in INGREDIENTS:
         assert not getattr(plain, ingredient) and getattr(IMPROVED, ingredient)
+
+
+def test_every_setting_stands_with_its_reason():
+    lines = re.findall(r"^    (\w+)=[^#\n]*,(  # \w.+)?$", inspect.getsource(recipes), re.M)
+    changed = [field.name for recipe, before in (("improved", "paper"), ("short", "improved"),
+                                                 ("short-rendered", "short"))
+               for field in fields(Recipe)
+               if getattr(RECIPES[recipe], field.name) != getattr(RECIPES[before], field.name)]  # fmt: skip
+    assert len(lines) >= len(changed) and set(changed) <= {name for name, _ in lines}
+    assert [name for name, reason in lines if not reason] == []
 
 
 def test_changes():
