@@ -16,7 +16,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox, Transform, offset_copy
 
-from lanmsff.evaluate import accuracy_interval
+from lanmsff.intervals import accuracy_interval
 from lanmsff.plots import BLACK, BLUE, COLORS, MARKERS, ORANGE
 
 LABEL_SIZE = 9  # points; the smallest text of the book

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -19,7 +18,7 @@ from lanmsff.augment import resize, to_float
 from lanmsff.data import MARKS, FaceSet
 from lanmsff.device import autocast, pick_precision, to_device
 from lanmsff.folding import cast_weights, folded
-from lanmsff.intervals import bootstrap_over_groups
+from lanmsff.intervals import accuracy_interval, bootstrap_over_groups
 from lanmsff.memory import kept_memory
 
 BATCH_SIZE = 32  # on a CPU, where larger ones leave its caches
@@ -100,12 +99,6 @@ def predict(
     """Logits of faces, float32 (N, K) on the CPU: a `Predictor` that is asked once."""
     predictor = Predictor(model, device, precision, mirror, channels_last, keep_memory)
     return predictor(images, progress)
-
-
-def accuracy_interval(correct: int, total: int) -> tuple[float, float]:
-    """95 % Wilson score interval of an accuracy (Wilson 1927), in [0, 1]."""
-    interval = binomtest(correct, total).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def score(logits: Tensor, labels: np.ndarray, classes: list[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Confidence intervals: of what is measured on several faces of the same person, of differences.
+"""Confidence intervals: of an accuracy, of several faces of the same person, of differences.
 
 Two faces of one person are not two independent observations, so people are drawn again, each with
 all of their faces, and not faces (the cluster bootstrap: Davison and Hinkley 1997, section 3.8).
@@ -15,6 +15,12 @@ from scipy import stats
 
 LEVEL = 0.95
 BLOCK = 2_000_000  # groups that are drawn at a time, so that many need little memory
+
+
+def accuracy_interval(correct: int, total: int) -> tuple[float, float]:
+    """95 % Wilson score interval of an accuracy (Wilson 1927), in [0, 1]."""
+    interval = stats.binomtest(correct, total).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def bootstrap_over_groups(
@@ -126,6 +132,44 @@ def difference_interval(
     apart = value - other
     return (float(apart - np.hypot(value - low, other_high - other)),
             float(apart + np.hypot(high - value, other - other_low)))
+
+
+def over_faces_and_networks(
+    value: float, over_faces: tuple[float, float], over_networks: tuple[float, float]
+) -> tuple[float, float]:
+    """95 % interval (low, high) of a mean over networks, for other faces and other networks at once.
+
+    Two sources of error that are independent: the distances to either end are squared and added.
+
+    Args:
+        value: the mean, in any unit.
+        over_faces: its interval for other faces and the same networks.
+        over_networks: its interval for other networks and the same faces.
+    """
+    (low, high), (networks_low, networks_high) = over_faces, over_networks
+    return (float(value - np.hypot(value - low, value - networks_low)),
+            float(value + np.hypot(high - value, networks_high - value)))
+
+
+def change_by_leaving_out(
+    correct: float, n: int, kept_correct: float, kept_n: int
+) -> tuple[float, tuple[float, float]]:
+    """What an accuracy changes by when some of its faces are left out, with its 95 % interval.
+
+    The share that is left out, times the accuracy on the rest minus that on those left out: two
+    shares of different faces, each with its Wilson interval.
+
+    Args:
+        correct, n: of all faces; `correct` may be a mean over networks.
+        kept_correct, kept_n: of those that are not left out, 0 < kept_n < n.
+    """
+    gone_correct, gone_n = correct - kept_correct, n - kept_n
+    kept, gone = kept_correct / kept_n, gone_correct / gone_n
+    low, high = difference_interval(
+        kept, accuracy_interval(round(kept_correct), kept_n),
+        gone, accuracy_interval(round(gone_correct), gone_n))  # fmt: skip
+    share = gone_n / n
+    return share * (kept - gone), (share * low, share * high)
 
 
 def _draws(n: int, groups: int, seed: int) -> Iterator[np.ndarray]:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lanmsff.calibration import calibration
 from lanmsff.data import FaceSet
-from lanmsff.evaluate import accuracy_interval, evaluate, over_people
+from lanmsff.evaluate import evaluate, over_people
+from lanmsff.intervals import accuracy_interval
 
 
 def report(faces: FaceSet, logits: Tensor, temperature: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from lanmsff import charts
 from lanmsff.calibration import calibration
 from lanmsff.charts import Estimate, in_percent
-from lanmsff.evaluate import accuracy_interval
+from lanmsff.intervals import accuracy_interval
 
 CLASSES = ["neutral", "happiness", "surprise"]
 CONFUSION = [[60, 30, 10], [0, 8, 0], [1, 0, 999]]

@@ -1,26 +1,16 @@
 """Scores against scikit-learn and against their formulas."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn import metrics
 
 from lanmsff import LANMSFF
 from lanmsff.augment import resize
-from lanmsff.evaluate import (
-    Predictor,
-    accuracy_interval,
-    evaluate,
-    predict,
-    score,
-    subsets,
-)
+from lanmsff.evaluate import Predictor, evaluate, predict, score, subsets
 from lanmsff.intervals import bootstrap_over_groups
 
 CPU = torch.device("cpu")
@@ -83,23 +73,6 @@ def test_macro_f1_is_over_the_classes_that_occur():
 
 
 # --- interval
-
-
-@given(st.integers(1, 20_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_the_interval_is_wilson_s(counts):
-    """Wilson (1927): the shares p with |share - p| <= z sqrt(p (1 - p) / n)."""
-    correct, n = counts
-    share, z = correct / n, 1.959963984540054
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    low, high = accuracy_interval(correct, n)
-    assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-9)
-    assert 0 <= low <= share <= high <= 1
-
-
-def test_the_interval_of_a_known_case():
-    """81 of 263: Newcombe, Statistics in Medicine 17 (1998), table I, method 3."""
-    assert accuracy_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
 
 
 # --- subsets

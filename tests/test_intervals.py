@@ -1,11 +1,16 @@
 """Intervals: against SciPy and published cases, and where drawing faces is wrong."""
 
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
-from lanmsff.evaluate import accuracy_interval
-from lanmsff.intervals import bootstrap_over_groups, difference_interval, means_by_yaw
+from lanmsff.intervals import (
+    accuracy_interval, bootstrap_over_groups, change_by_leaving_out, difference_interval,
+    means_by_yaw, over_faces_and_networks)  # fmt: skip
 
 
 def test_many_groups_of_one_are_the_plain_bootstrap():
@@ -105,12 +110,54 @@ def test_refused(values, groups, message):
         bootstrap_over_groups(values, groups)
 
 
+@given(st.integers(1, 20_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_interval_is_wilson_s(counts):
+    """Wilson (1927): the shares p with |share - p| <= z sqrt(p (1 - p) / n)."""
+    correct, n = counts
+    share, z = correct / n, 1.959963984540054
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low, high = accuracy_interval(correct, n)
+    assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-9)
+    assert 0 <= low <= share <= high <= 1
+
+
+def test_the_interval_of_a_known_case():
+    """81 of 263: Newcombe, Statistics in Medicine 17 (1998), table I, method 3."""
+    assert accuracy_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+
+
 def test_the_difference_of_a_known_case():
     """56 of 70 minus 48 of 80: Newcombe, Statistics in Medicine 17 (1998) 873, table II, method 10."""
     shares = [(k / n, accuracy_interval(k, n)) for k, n in ((56, 70), (48, 80))]
     found = difference_interval(*shares[0], *shares[1])
     assert found == pytest.approx((0.0524, 0.3339), abs=5e-5)
     assert difference_interval(*shares[1], *shares[0]) == pytest.approx((-found[1], -found[0]))
+
+
+def test_an_interval_over_faces_and_networks_has_the_variance_of_both():
+    """Means of r networks on n faces: as wide as they spread when both are drawn again."""
+    rng = np.random.default_rng(0)
+    n, r, trials = 200, 4, 4000
+    faces = rng.normal(0, 1, (trials, n)).mean(1)
+    networks = rng.normal(0, 0.1, (trials, r)).mean(1)
+    half = 1.96 / math.sqrt(n), 1.96 * 0.1 / math.sqrt(r)
+    low, high = over_faces_and_networks(0, (-half[0], half[0]), (-half[1], half[1]))
+    assert np.mean((low < faces + networks) & (faces + networks < high)) == pytest.approx(
+        0.95, abs=0.015
+    )
+    assert over_faces_and_networks(5, (1, 8), (1, 9)) == pytest.approx((5 - 32**0.5, 10))
+
+
+def test_leaving_out_some_faces_changes_the_accuracy_by_their_share_of_a_difference():
+    """90 of 150 without the last 70, of which 56 are right, is 34 of 80."""
+    value, (low, high) = change_by_leaving_out(90, 150, 34, 80)
+    assert value == pytest.approx(34 / 80 - 90 / 150)
+    apart = difference_interval(34 / 80, accuracy_interval(34, 80), 0.8, accuracy_interval(56, 70))
+    assert (low, high) == pytest.approx([end * 70 / 150 for end in apart])
+    assert low < value < high < 0
+    of_two_networks, _ = change_by_leaving_out(90.5, 150, 34, 80)
+    assert of_two_networks == pytest.approx(34 / 80 - 90.5 / 150)
 
 
 def test_draws_in_blocks_are_the_same_draws(monkeypatch):

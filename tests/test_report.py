@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lanmsff.calibration import calibration
-from lanmsff.evaluate import accuracy_interval, evaluate
-from lanmsff.intervals import bootstrap_over_groups
+from lanmsff.evaluate import evaluate
+from lanmsff.intervals import accuracy_interval, bootstrap_over_groups
 from lanmsff.report import by_yaw, report
 
 

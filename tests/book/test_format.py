@@ -2,38 +2,22 @@
 
 import re
 
-import jupytext
 import pytest
-import yaml
 from recorded import code_cells
+from stated import READMES, captions, cells, prose, unsourced, words_of
 
 from book import build
 
 NOT_CHAPTERS = {"book/status"}
 CHAPTERS = [name for name in build.chapters() if name not in NOT_CHAPTERS]
-STATED = build.ROOT / "tests" / "book" / "stated.yml"
 CARD = ("You will learn", "You need", "Reading time", "Run time on 2 CPU cores", "Data", "GPU")
 CARD_BLOCK = re.compile(
     r"^# .+\n\n:::\{admonition\} At a glance\n:class: at-a-glance\n(.*?)^:::$",
     re.DOTALL | re.MULTILINE,
 )
 
-# A figure that somebody measured: a decimal, a percentage, or thousands with a comma.
-MEASURED = re.compile(
-    r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\d+(?=\s?%))(?![\w.]*\w)"
-)
 SOLUTION = re.compile(
     r"^:::\{solution-start\} (\S+)\n:class: dropdown\n:::\n(.*?)^:::\{solution-end\}\n:::$",
-    re.DOTALL | re.MULTILINE,
-)
-NOT_PROSE = re.compile(
-    r"\A---\n.*?\n---\n"  # front matter
-    r"|^(`{3,})\{code-cell\}.*?^\1$"
-    r"|^(`{3,})(?:\{math\}|\w).*?^\2$"
-    r"|^:\w[\w-]*:.*?$"  # options of directives
-    r"|\$\$.*?\$\$|\$[^$\n]+\$"
-    r"|\{[\w:-]+\}`[^`]*`|`[^`]*`"
-    r"|\]\([^)]*\)|https?://\S+",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -42,28 +26,6 @@ NOT_PROSE = re.compile(
 def chapter(request):
     """The name of a chapter and its text."""
     return request.param, (build.ROOT / f"{request.param}.md").read_text("utf8")
-
-
-def cells(text):
-    return code_cells(jupytext.reads(text, fmt="md:myst"))
-
-
-def prose(text):
-    return NOT_PROSE.sub(" ", text)
-
-
-def captions(text):
-    """Captions and descriptions of the figures, which stand in the heads of cells."""
-    about = [cell.metadata.get("mystnb", {}) for cell in cells(text)]
-    said = [(a.get("figure", {}).get("caption"), a.get("image", {}).get("alt")) for a in about]
-    return prose("\n".join(words for pair in said for words in pair if words))
-
-
-def unsourced(name, text):
-    """The measured-looking numbers of a text that `stated.yml` has no source for."""
-    stated = yaml.safe_load(STATED.read_text("utf8"))
-    known = {str(number) for number in {**stated["everywhere"], **stated.get(name, {})}}
-    return set(MEASURED.findall(text)) - known
 
 
 def test_card_comes_first(chapter):
@@ -129,45 +91,6 @@ def test_measured_numbers_in_prose_are_computed_or_stated_with_their_source(chap
     assert unsourced(name, captions(text)) == set()
 
 
-@pytest.mark.parametrize("name", ["README.md", "results/README.md"])
+@pytest.mark.parametrize("name", READMES)
 def test_measured_numbers_in_a_readme_are_stated_with_their_source(name):
-    assert unsourced(name, prose((build.ROOT / name).read_text("utf8"))) == set()
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("It reaches 90.77 % on KDEF.", ["90.77"]),
-        ("All of 28,709 images, or 5%.", ["28,709", "5"]),
-        ("A 3x3 kernel, 64 pixels, four blocks, `0.5`, $x = 0.5$, {glue:text}`a:.2f`.", []),
-        ("See [this](https://example.org/1.5) and v1.2.3.", []),
-        ("```{code-cell} ipython3\nx = 0.25\n```\n", []),
-    ],
-)
-def test_measured_sees_what_it_is_there_to_see(text, found):
-    assert MEASURED.findall(prose(text)) == found
-
-
-FIGURE = """\
-```{code-cell} ipython3
----
-mystnb:
-  figure:
-    caption: >-
-      It reaches 85.0 % on 5,000 faces, with $x = 0.5$.
-    name: fig-a
-  image:
-    alt: A line that rises to 0.85.
----
-x = 0.25
-```
-"""
-
-
-@pytest.mark.parametrize("text, found", [
-    (FIGURE, {"85.0", "5,000", "0.85"}),
-    (":::{note}\nIt has 85.0 %.\n:::\n| a | 3.5 |\n", {"85.0", "3.5"}),
-    ("The level is 95 %, the paper's figure 86.96 %.", set()),
-])  # fmt: skip
-def test_a_number_without_a_source_is_seen_wherever_it_stands(text, found):
-    assert unsourced("book/none", prose(text) + captions(text)) == found
+    assert unsourced(name, words_of(name)) == set()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_prep.posefaces import build, camera, expressions, ict, pictures, rays, skin, subject
 from lanmsff.data import DataError
-from lanmsff.evaluate import accuracy_interval
+from lanmsff.intervals import accuracy_interval
 from lanmsff.results import read_record
 
 ROOT = Path(__file__).resolve().parents[2]
