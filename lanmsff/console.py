@@ -32,18 +32,20 @@ def call(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def stopping(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` at the first Ctrl-C or SIGTERM; the second one ends the command at once."""
+def stopping(stop: Callable[[str], None]) -> Iterator[None]:
+    """Call `stop` with the name of the signal at Ctrl-C or SIGTERM; Ctrl-C after that ends at once.
 
-    def first(*_) -> None:
-        for number in before:
-            signal.signal(number, signal.default_int_handler)
-        stop()
+    Not a second SIGTERM: clusters send it to a group of processes, and torchrun to each once more.
+    """
+
+    def tell(number: int, _: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop(signal.Signals(number).name)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for number in before:
-            signal.signal(number, first)
+            signal.signal(number, tell)
         yield
     finally:
         for number, handler in before.items():

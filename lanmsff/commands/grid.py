@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     if workers is None and not arguments.scheduler:
         workers = 1 if pick_device(arguments.device).type == "cuda" else joblib.cpu_count()
 
-    def stop() -> None:
+    def stop(_: str) -> None:
         setting.out.mkdir(parents=True, exist_ok=True)
         setting.stop.touch()
 
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
             tqdm.write(f"{outcome.state:10} {outcome.job}: {outcome.note}")
             ended.append(outcome.state)
             bar.update()
-    # after a second signal it stays, for what still runs on a cluster
+    # after a second Ctrl-C it stays, for what still runs on a cluster
     setting.stop.unlink(missing_ok=True)
 
     if "recorded" in ended:

@@ -7,7 +7,6 @@ goes on with `--resume`.
 
 import argparse
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from lanmsff.commands.arguments import (
     positive,
     speed,
 )
+from lanmsff.console import stopping
 from lanmsff.data import FaceSet, check_writable
 from lanmsff.device import be_deterministic
 from lanmsff.processes import join
@@ -119,16 +119,9 @@ def run(arguments: argparse.Namespace) -> int:
         training.train()  # sees to the files
         say(f"nothing left to do ({training.finished})")
         return 0
-    def stop(number: int, _) -> None:
-        training.stop(signal.Signals(number).name)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends at once
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with stopping(training.stop):
         training.train(max_minutes=arguments.max_minutes)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if not training.finished:
         say(
             f"stopped ({training.stopped}) in epoch {training.epoch + 1}, after step "

@@ -83,6 +83,14 @@ def test_no_page_is_wider_than_a_phone(page, html):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
 
 
+def test_no_table_is_wider_than_the_text_beside_it(page, html):
+    wide = """all => all.filter(table => table.scrollWidth > table.parentElement.clientWidth + 1)
+                        .map(table => table.innerText.slice(0, 40))"""
+    for name in build.pages():
+        opened(page, html, name)
+        assert page.locator("article table").evaluate_all(wide) == [], name
+
+
 @pytest.mark.parametrize("name", build.chapters())
 def test_figures_stay_readable_in_dark_mode(name, page, html):
     opened(page, html, name)
